@@ -40,6 +40,11 @@
     }
     let at = old.firstChild;
     for (const next of [...fresh.childNodes]) {
+      // An element that has a name is found again wherever it was, so that what follows it keeps its focus.
+      if (next.nodeType === 1 && next.id && !(at && at.id === next.id)) {
+        const same = [...old.children].find((child) => child.id === next.id);
+        if (same) { old.insertBefore(same, at); at = same; }
+      }
       if (at && keyOf(at) === keyOf(next)) {
         if (at.nodeType === 3) { if (at.data !== next.data) at.data = next.data; }
         else if (at.nodeType === 1 && !at.isEqualNode(next)) morph(at, next);
@@ -52,49 +57,67 @@
   };
   // What a person is doing is not disturbed: an open form, a chosen box, text that is selected.
   const isBusy = () => document.querySelector('main details.ask[open], main input:checked:not([name=dry_run]), dialog[open]')
-    || (document.activeElement && document.activeElement.matches('main input, main textarea, main select'))
+    || (document.activeElement && document.activeElement.matches('main input, main textarea, main select, main form button'))
+    || document.querySelector('main form button:hover')
     || (getSelection() && !getSelection().isCollapsed);
   const main = document.getElementById('main');
-  const isLive = main && !main.classList.contains('plain') && !main.querySelector('form[data-launch] :invalid:focus');
+  const sign = Object.assign(document.createElement('p'), { className: 'live', hidden: true });
+  sign.setAttribute('role', 'status');
+  document.body.append(sign);
+  const notLive = (text) => { sign.textContent = text; sign.hidden = !text; };
+  let showCommand = () => {};
+  const isLive = main && !main.classList.contains('plain') && !main.querySelector('[data-still]');
   let due = false, fetching = false, last = 0;
   const refresh = async () => {
     if (fetching || document.hidden || isBusy()) return;
     fetching = true; due = false; last = Date.now();
     try {
       const answer = await fetch(location.href, { headers: { accept: 'text/html' }, redirect: 'manual' });
+      if (answer.type === 'opaqueredirect' || answer.status === 401) { notLive('Signed out: load the page again'); return; }
+      if (!answer.ok) due = true;
       if (answer.ok) {
         const page = new DOMParser().parseFromString(await answer.text(), 'text/html');
         const fresh = page.getElementById('main');
         if (fresh && !isBusy()) {
           for (const form of fresh.querySelectorAll('form[data-launch]')) {
+            // The form keeps what a person has typed, and gets the words that a new session or server wants.
             const known = main.querySelector('form[data-launch]');
-            if (known) form.replaceWith(known.cloneNode(true));
+            if (!known) continue;
+            known.elements.form_key.value = form.elements.form_key.value;
+            form.replaceWith(known.cloneNode(true));
           }
           showTimes(fresh);
           morph(main, fresh);
+          showCommand();
         }
       }
     } catch { due = true; } finally { fetching = false; }
   };
   if (isLive) {
     const changed = () => { due = true; };
+    let events = null;
     const listen = () => {
-      const events = new EventSource(`${base}/v1/events`);
+      if (events || document.hidden) return;
+      events = new EventSource(`${base}/v1/events`);
       events.addEventListener('status', changed);
       events.addEventListener('progress', changed);
-      events.onopen = () => { document.documentElement.dataset.live = 'yes'; };
+      // What changed before the stream began is on no stream.
+      events.onopen = () => { notLive(''); due = true; };
       events.onerror = () => {
-        delete document.documentElement.dataset.live;
-        if (events.readyState === EventSource.CLOSED) setTimeout(listen, 5000);
+        notLive('Not live: connecting again');
+        if (events && events.readyState === EventSource.CLOSED) { silent(); setTimeout(listen, 5000); }
       };
-      addEventListener('pagehide', () => events.close());
     };
+    // A hidden page gives its connection back, of which a browser has six for a server.
+    const silent = () => { events?.close(); events = null; };
+    document.addEventListener('visibilitychange', () => { if (document.hidden) silent(); else listen(); });
+    addEventListener('pagehide', silent);
+    addEventListener('pageshow', (event) => { if (event.persisted) location.reload(); });
     listen();
     setInterval(() => {
       if (due && Date.now() - last > 900) refresh();
       else showTimes(document);
     }, 500);
-    document.addEventListener('visibilitychange', () => { if (!document.hidden) due = true; });
   }
   showTimes(document);
 
@@ -139,13 +162,14 @@
       document.querySelector('[data-as-curl]').textContent = `curl -X POST ${quoted(`${location.origin}${base}/v1/jobs/${encodeURIComponent(name)}/executions`)} -H 'authorization: Bearer TOKEN' -H 'content-type: application/json' -d ${quoted(JSON.stringify(body))}`;
     };
     launch.addEventListener('input', show);
+    showCommand = show;
     show();
   }
 
   // ---- the palette and keys
   const places = () => [...document.querySelectorAll('.top nav a, .actions a, .views a, main h1 ~ nav a, main .list td:first-child a')]
     .map((link) => [link.textContent.trim(), link.getAttribute('href')])
-    .concat([...document.querySelectorAll('.actions button, .actions summary')].map((button) => [`Command: ${button.textContent.trim()}`, button]))
+    .concat([...document.querySelectorAll('.actions > form button, .actions summary')].map((button) => [`Command: ${button.textContent.trim()}`, button]))
     .concat([['API documentation', `${base}/docs`], ['The book', `${base}/book`]]);
   let quick = null;
   const openPalette = () => {
@@ -153,8 +177,9 @@
     quick.setAttribute('aria-label', 'Go to a page or run a command');
     quick.replaceChildren();
     const input = quick.appendChild(Object.assign(document.createElement('input'), { type: 'search', placeholder: 'A page, a command, or the number of an execution' }));
-    input.setAttribute('aria-label', 'Page or command');
+    for (const [name, value] of [['aria-label', 'Page or command'], ['role', 'combobox'], ['aria-expanded', 'true'], ['aria-controls', 'quick-list'], ['aria-autocomplete', 'list']]) input.setAttribute(name, value);
     const list = quick.appendChild(document.createElement('ul'));
+    list.id = 'quick-list';
     list.setAttribute('role', 'listbox');
     list.setAttribute('aria-label', 'Pages and commands');
     let chosen = 0, shown = [];
@@ -164,19 +189,21 @@
       else { target.focus(); target.click(); }
     };
     const draw = () => {
-      const words = input.value.trim().toLowerCase();
+      const given = input.value.trim(), words = given.toLowerCase();
       const number = /^\d+$/.test(words) ? [[`Execution ${words}`, `${base}/executions/${words}`]] : [];
-      const search = words.includes(':') ? [[`Search executions: ${words}`, `${base}/executions?q=${encodeURIComponent(words)}`]] : [];
+      const search = words.includes(':') ? [[`Search executions: ${given}`, `${base}/executions?q=${encodeURIComponent(given)}`]] : [];
       shown = number.concat(search, places().filter(([name]) => name.toLowerCase().includes(words))).slice(0, 30);
       chosen = Math.min(chosen, Math.max(0, shown.length - 1));
       list.replaceChildren(...shown.map(([name, target], index) => {
         const item = document.createElement('li');
+        item.id = `quick-${index}`;
         item.setAttribute('role', 'option');
         item.setAttribute('aria-selected', String(index === chosen));
         const link = item.appendChild(Object.assign(document.createElement('a'), { textContent: name, href: typeof target === 'string' ? target : '#', tabIndex: -1 }));
         link.addEventListener('click', (event) => { event.preventDefault(); go(target); });
         return item;
       }));
+      input.setAttribute('aria-activedescendant', shown.length ? `quick-${chosen}` : '');
     };
     input.addEventListener('input', () => { chosen = 0; draw(); });
     input.addEventListener('keydown', (event) => {
@@ -195,11 +222,8 @@
   const move = (step) => {
     const rows = [...document.querySelectorAll('main .list tbody tr')].filter((row) => row.querySelector('a'));
     if (rows.length === 0) return;
-    const at = rows.findIndex((row) => row.classList.contains('at'));
-    rows[at]?.classList.remove('at');
-    const row = rows[Math.max(0, Math.min(rows.length - 1, at + step))];
-    row.classList.add('at');
-    row.querySelector('a').focus();
+    const at = rows.indexOf(document.activeElement.closest('tr'));
+    rows[Math.max(0, Math.min(rows.length - 1, at + step))].querySelector('a').focus();
   };
   document.addEventListener('keydown', (event) => {
     if ((event.ctrlKey || event.metaKey) && event.key === 'k') { event.preventDefault(); openPalette(); return; }

@@ -264,11 +264,11 @@ impl Api {
 
     /// Stores a command that succeeded. That it cannot be stored is logged; the command stays.
     fn audit(&self, caller: &Caller, action: &str, subject: &str) {
-        self.audit_as(&caller.named(), action, subject);
+        self.audit_as(&caller.named(), action, subject, None);
     }
 
-    fn audit_as(&self, who: &str, action: &str, subject: &str) {
-        if let Err(error) = self.operator().audit(who, action, subject, None) {
+    fn audit_as(&self, who: &str, action: &str, subject: &str, detail: Option<&str>) {
+        if let Err(error) = self.operator().audit(who, action, subject, detail) {
             let error = batchwright::report(&error);
             tracing::error!(who, action, subject, error, "a command is missing in the audit");
         }
@@ -289,10 +289,10 @@ impl Api {
     async fn command_as(&self, who: &str, request: Request) -> Result<Answer, Problem> {
         let command = request.command();
         let answer = self.scheduler()?.ask(request).await?;
-        if let Some((action, subject)) = command {
+        if let Some(command) = command {
             let (api, who) = (self.clone(), who.to_owned());
             let stored = blocking(move || {
-                api.audit_as(&who, action, &subject);
+                api.audit_as(&who, command.action, &command.subject, command.detail.as_deref());
                 Ok(())
             });
             let _ = stored.await;

@@ -31,8 +31,9 @@ pub use launch_queue::{LaunchMessage, LaunchQueue, LaunchQueueError, LaunchSende
 pub use reqwest;
 pub use scheduler::{
     Answer, Due, Exclusion, Explanation, JobStarter, LIST_MAX, LedgerSettings, Misfire, Overlap,
-    Plan, Recurrence, Refused, Request, Rule, RuleSettings, Runner, RunnerSettings, Scheduler,
-    Secret, TriggerRow, TriggerStatus, When, explain, follow, plan_of, show_time,
+    Plan, Recurrence, Refused, Request, Rule, RuleSettings, Runner, RunnerSettings,
+    ScheduleCommand, Scheduler, Secret, TriggerRow, TriggerStatus, When, explain, follow, plan_of,
+    show_time,
 };
 pub use server::{Server, ServerBuilder, ServerError};
 pub use shutdown::Shutdown;

@@ -10,7 +10,7 @@ pub(crate) mod runner;
 pub(crate) mod time;
 mod trigger;
 
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 use batchwright::clock::Clock;
@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, oneshot};
 pub use batchwright::store::schedule::{TriggerRow, TriggerStatus};
 pub use dispatch::RunnerSettings;
 pub use explain::{Explanation, explain};
-pub use group::{Answer, LIST_MAX, Request};
+pub use group::{Answer, LIST_MAX, Request, ScheduleCommand};
 pub use ledger::LedgerSettings;
 pub use plan::{Due, Exclusion, Misfire, Overlap, Plan, Recurrence};
 pub use rule::{Rule, RuleSettings, Runner, Secret};
@@ -48,6 +48,9 @@ pub struct Scheduler {
     ledger: Arc<JoinHandle<()>>,
     status: Arc<LedgerStatus>,
     jobs: JobStarter,
+    clock: Arc<dyn Clock>,
+    /// A connection of its own for questions, which must not wait for the ledger, nor the ledger for them.
+    reading: Arc<Mutex<Box<dyn ScheduleStore>>>,
 }
 
 impl Scheduler {
@@ -65,6 +68,7 @@ impl Scheduler {
         runtime: Handle,
     ) -> Result<Self, StartError> {
         let (commands, asked) = mpsc::channel();
+        let reading = Arc::new(Mutex::new(store.open_another()?));
         let lease = Arc::new(ServerLease::new(Arc::clone(&clock)));
         let dispatcher =
             Dispatcher::new(runtime, runners, Arc::clone(&lease), jobs.clone(), commands.clone())
@@ -72,7 +76,7 @@ impl Scheduler {
         let status = Arc::new(LedgerStatus::default());
         let mut ledger = Ledger {
             store,
-            clock,
+            clock: Arc::clone(&clock),
             settings,
             commands: asked,
             dispatcher,
@@ -89,7 +93,8 @@ impl Scheduler {
             StartError::Runners(format!("cannot start the thread of the ledger: {error}"))
         })?;
         let bytes = Arc::new(Semaphore::new(WAITING_BYTES_MAX));
-        Ok(Self { commands, bytes, ledger: Arc::new(ledger), status, jobs })
+        let ledger = Arc::new(ledger);
+        Ok(Self { commands, bytes, ledger, status, jobs, clock, reading })
     }
 
     /// Sends a request and waits for the answer; the change is durable then.
@@ -103,6 +108,27 @@ impl Scheduler {
         let send = Box::new(move |answer| drop(reply.send(answer)));
         self.ask_sized(request, 0, send).await;
         answer.await.unwrap_or_else(|_| Err(ending()))
+    }
+
+    /// Answers a question from what is stored, without the ledger.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`], with the code `unavailable` when the store does not answer.
+    pub(crate) async fn read(&self, question: Request) -> Result<Answer, Refused> {
+        let (reading, clock) = (Arc::clone(&self.reading), Arc::clone(&self.clock));
+        let answered = tokio::task::spawn_blocking(move || {
+            let mut store = reading.lock().unwrap_or_else(PoisonError::into_inner);
+            answer_question(&mut **store, &*clock, &question)
+        });
+        match answered.await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => {
+                tracing::warn!(error = %batchwright::report(&error), "the schedule cannot be read");
+                Err(Refused::new("unavailable", "the store does not answer"))
+            }
+            Err(_) => Err(ending()),
+        }
     }
 
     /// Sends a request; `reply` is called with the answer. Waits while requests of too many bytes are
@@ -182,6 +208,18 @@ pub(crate) enum StartError {
 
 fn ending() -> Refused {
     Refused::new("unavailable", "the server is ending")
+}
+
+/// Answers a question that changes nothing.
+fn answer_question(
+    store: &mut dyn ScheduleStore,
+    clock: &dyn Clock,
+    question: &Request,
+) -> Result<Result<Answer, Refused>, RepositoryError> {
+    let mut tx = store.begin_reading()?;
+    let keys = Group::key_of(question).into_iter().collect();
+    let mut group = Group::new(&mut *tx, clock.now().as_microsecond(), keys, std::iter::empty())?;
+    group.request(question)
 }
 
 /// Executes `requests` without a server, in one transaction, for commands. A server that shares the store

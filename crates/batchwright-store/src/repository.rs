@@ -89,6 +89,9 @@ pub struct SqlRepository {
     execution_count: String,
     /// A condition of such a filter.
     newest_of_instance: String,
+    /// A condition beside that of the time, which keeps a search from reading all older executions: numbers rise with time, but
+    /// for what hosts with different clocks store at once.
+    first_since: String,
     /// Beginning of the query for the steps of several executions.
     steps: String,
     id: String,
@@ -187,6 +190,9 @@ impl SqlRepository {
             execution_count: select("count(*)"),
             newest_of_instance: "AND NOT EXISTS (SELECT 1 FROM {p}job_execution newer \
                  WHERE newer.instance_id = {p}job_execution.instance_id AND newer.id > {p}job_execution.id) "
+                .replace("{p}", &options.prefix),
+            first_since: "id >= (SELECT first.id FROM {p}job_execution first WHERE first.created_at >= ?# \
+                 ORDER BY first.created_at LIMIT 1) - 10000"
                 .replace("{p}", &options.prefix),
             steps: format!("SELECT * FROM {}step_execution WHERE execution_id", options.prefix),
             id,

@@ -74,6 +74,20 @@ impl ScheduleStore for SqlSchedule {
         }))
     }
 
+    fn begin_reading(&mut self) -> Result<Box<dyn ScheduleTransaction + '_>, RepositoryError> {
+        if self.database.dialect() != Dialect::Sqlite {
+            return self.begin();
+        }
+        let failed = |error: SqlError| error.in_store("begin a transaction");
+        let mut session = self.session().map_err(failed)?;
+        session.run("BEGIN DEFERRED").map_err(failed)?;
+        Ok(Box::new(SqlScheduleTransaction {
+            statements: &self.statements,
+            home: &mut self.session,
+            session: Some(session),
+        }))
+    }
+
     fn open_another(&self) -> Result<Box<dyn ScheduleStore>, RepositoryError> {
         Ok(Box::new(Self::open(&self.database, &self.options)?))
     }

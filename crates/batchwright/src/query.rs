@@ -74,6 +74,16 @@ pub trait Queries: Send + Sync {
     /// Returns the step executions of an execution in the order in which they began.
     fn steps(&self, id: ExecutionId) -> Result<Vec<StepExecution>, RepositoryError>;
 
+    /// Returns at most `limit` step executions of an execution, from index `begin` on, counted from 0.
+    fn steps_page(
+        &self,
+        id: ExecutionId,
+        begin: usize,
+        limit: usize,
+    ) -> Result<Vec<StepExecution>, RepositoryError> {
+        Ok(self.steps(id)?.into_iter().skip(begin).take(limit).collect())
+    }
+
     /// Returns one step execution.
     fn step(&self, id: StepExecutionId) -> Result<Option<StepExecution>, RepositoryError>;
 
@@ -92,6 +102,16 @@ pub trait Queries: Send + Sync {
 
     /// Returns the status changes of an execution and its steps, oldest first.
     fn events(&self, id: ExecutionId) -> Result<Vec<Event>, RepositoryError>;
+
+    /// Returns at most `limit` status changes of an execution and its steps, from index `begin` on, counted from 0.
+    fn events_page(
+        &self,
+        id: ExecutionId,
+        begin: usize,
+        limit: usize,
+    ) -> Result<Vec<Event>, RepositoryError> {
+        Ok(self.events(id)?.into_iter().skip(begin).take(limit).collect())
+    }
 
     /// Returns at most `limit` stored events of all executions with their numbers, from the first one with a number above `after`
     /// on. Transactions may commit in another order than that of their numbers: a number below one that was already returned may

@@ -110,8 +110,9 @@ pub(super) fn ask(global: &Global, requests: &[Request]) -> Result<Answer, CliEr
         last = answer.map_err(CliError::Schedule)?;
     }
     let operator = JobOperator::new(store.repository);
-    for (action, subject) in requests.iter().filter_map(Request::command) {
-        operator.audit(&who(), action, &subject, None).map_err(OperatorError::from)?;
+    for command in requests.iter().filter_map(Request::command) {
+        let (subject, detail) = (&command.subject, command.detail.as_deref());
+        operator.audit(&who(), command.action, subject, detail).map_err(OperatorError::from)?;
     }
     Ok(last)
 }

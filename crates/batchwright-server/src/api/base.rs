@@ -18,13 +18,20 @@ pub(super) struct Base(pub(super) Arc<str>);
 impl Base {
     /// Returns `path` as clients see it.
     pub(super) fn join(&self, path: &str) -> String {
-        format!("{}{path}", self.0)
+        match path {
+            // A nested router answers at the path itself, without a slash after it.
+            "/" if !self.0.is_empty() => self.0.to_string(),
+            path => format!("{}{path}", self.0),
+        }
     }
 
     /// Returns the path that the routers of the application removed from that of the request.
     fn removed(request: &Request) -> Self {
         let original = request.extensions().get::<OriginalUri>().map(|uri| uri.0.path());
-        let removed = original.and_then(|path| path.strip_suffix(request.uri().path()));
+        let removed = original.and_then(|path| match request.uri().path() {
+            "/" if !path.ends_with('/') => Some(path),
+            inner => path.strip_suffix(inner),
+        });
         Self(removed.unwrap_or_default().into())
     }
 }

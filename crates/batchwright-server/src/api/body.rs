@@ -15,7 +15,7 @@ use utoipa::IntoParams;
 use super::Problem;
 
 /// Timeout for reading a body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Total memory of all bodies that are being parsed, in KiB.
 const BODIES_KIB: u32 = 64 * 1024;
 /// How long a body waits for its share of that memory.

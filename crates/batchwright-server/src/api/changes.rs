@@ -10,7 +10,7 @@ use axum::response::sse::Event as Frame;
 use axum::response::{IntoResponse, Response};
 use batchwright::event::Event;
 use batchwright::query::ExecutionFilter;
-use futures_util::stream;
+use futures_util::stream::{self, StreamExt};
 use tokio::sync::broadcast::{Receiver, Sender, channel, error::RecvError};
 
 use super::body::NoQuery;
@@ -26,6 +26,11 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 const OVERLAP: Duration = Duration::from_secs(2);
 /// Most events of one look, and most events that a listener may have missed.
 const EVENTS_MAX: usize = 1_000;
+
+/// How many numbers below the last one that a client has seen are looked at again.
+const LATE_MAX: i64 = 100;
+/// How soon a client connects again, in milliseconds.
+const RETRY_MS: u64 = 3_000;
 
 /// A server-sent event.
 #[derive(utoipa::ToSchema)]
@@ -106,7 +111,14 @@ impl Changes {
                 let queries = looked.operator().queries();
                 let (events, last) = match floor {
                     Some(floor) => (queries.events_after(floor, EVENTS_MAX)?, floor),
-                    None => (Vec::new(), queries.last_event()?),
+                    // Those of the last seconds are sent once more: a listener may have begun before this look.
+                    None => {
+                        let floor = (queries.last_event()? - EVENTS_MAX as i64).max(0);
+                        let mut recent = queries.events_after(floor, EVENTS_MAX)?;
+                        let since = looked.operator().clock().now() - OVERLAP;
+                        recent.retain(|(_, event)| event.at >= since);
+                        (recent, floor)
+                    }
                 };
                 let running = match asks_progress {
                     true => Some(queries.execution_count(&ExecutionFilter::default().running())?),
@@ -171,7 +183,8 @@ impl Window {
 }
 
 /// Streams the status changes of all executions of the store as server-sent events, after `Last-Event-ID` if it is given: `status`
-/// for each change, and `progress` once a second while executions run. The stream ends with the server.
+/// for each change, and `progress` once a second while executions run. A change of the last seconds may come twice; its number tells
+/// that. The stream ends with the server.
 #[utoipa::path(get, path = "/v1/events", tag = "executions",
     responses((status = 200, content((Sent = "text/event-stream")))))]
 pub(super) async fn events(
@@ -186,21 +199,30 @@ pub(super) async fn events(
         None => Vec::new(),
         Some(last) => {
             let looked = api.clone();
-            blocking(move || Ok(looked.operator().queries().events_after(last, EVENTS_MAX)?))
-                .await?
+            blocking(move || {
+                let from = last.saturating_sub(LATE_MAX);
+                let mut events = looked.operator().queries().events_after(from, EVENTS_MAX)?;
+                // An event with a lower number may have become visible after the last one that the client has seen.
+                let seen = events.iter().find(|(id, _)| *id == last).map(|(_, event)| event.at);
+                let since = seen.and_then(|at| at.checked_sub(OVERLAP).ok());
+                events.retain(|(id, event)| *id > last || since.is_some_and(|at| event.at >= at));
+                events.retain(|(id, _)| *id != last);
+                Ok(events)
+            })
+            .await?
         }
     };
     if missed.len() >= EVENTS_MAX {
         let detail = "too many changes have happened since; read the lists, and listen without `Last-Event-ID`";
         return Err(Problem::new(StatusCode::GONE, "too_old", detail));
     }
-    let known: BTreeSet<i64> = missed.iter().map(|(id, _)| *id).collect();
+    let known: Arc<BTreeSet<i64>> = Arc::new(missed.iter().map(|(id, _)| *id).collect());
     let missed: VecDeque<Message> = missed
         .iter()
         .filter_map(|(id, event)| Some(Message::Status(*id, json_of(event)?)))
         .collect();
     let messages = stream::unfold((missed, receiver, api), move |(mut missed, mut live, api)| {
-        let known = known.clone();
+        let known = Arc::clone(&known);
         async move {
             if let Some(message) = missed.pop_front() {
                 return Some((message.sent(), (missed, live, api)));
@@ -220,7 +242,8 @@ pub(super) async fn events(
             }
         }
     });
-    Ok(sse(messages).into_response())
+    let begin = Frame::default().retry(Duration::from_millis(RETRY_MS)).comment("changes");
+    Ok(sse(stream::once(async { begin }).chain(messages)).into_response())
 }
 
 #[cfg(test)]

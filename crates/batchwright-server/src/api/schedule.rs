@@ -105,7 +105,7 @@ pub(super) async fn triggers(
     // Status and due time are not part of the index, so this reads on until the page is full.
     loop {
         let request = Request::List { prefix: prefix.clone(), limit: LIST_MAX, after };
-        let Answer::Triggers(rows) = scheduler.ask(request).await? else { break };
+        let Answer::Triggers(rows) = scheduler.read(request).await? else { break };
         let Some(last) = rows.last().map(|row| row.key.identifier.clone()) else { break };
         let is_last = rows.len() < LIST_MAX;
         items.extend(rows.into_iter().filter(|row| {
@@ -128,7 +128,7 @@ pub(super) async fn triggers(
 }
 
 async fn get(api: &Api, identifier: String) -> Result<Json<TriggerView>, Problem> {
-    let answer = api.scheduler()?.ask(Request::Get { identifier: identifier.clone() }).await?;
+    let answer = api.scheduler()?.read(Request::Get { identifier: identifier.clone() }).await?;
     let row = answer.triggers().into_iter().next();
     row.map(|row| Json(row.into())).ok_or_else(|| {
         let detail = format!("there is no trigger `{identifier}`");
@@ -288,7 +288,7 @@ pub(super) struct RuleList {
 }
 
 async fn all_rules(api: &Api) -> Result<Vec<Rule>, Problem> {
-    Ok(match api.scheduler()?.ask(Request::Rules).await? {
+    Ok(match api.scheduler()?.read(Request::Rules).await? {
         Answer::Rules(rules) => rules,
         Answer::Done | Answer::Triggers(_) | Answer::Servers(_) => Vec::new(),
     })

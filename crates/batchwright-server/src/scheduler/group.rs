@@ -12,6 +12,7 @@ use batchwright::store::schedule::{
 };
 use jiff::tz::TimeZone;
 
+use super::plan::Overlap;
 use super::rule::{Rule, RuleSettings, Rulebook, Runner};
 use super::time::{self, Micros};
 use super::trigger::{self, Outcome, Refused, SLOTS_KEPT, When};
@@ -122,16 +123,25 @@ impl Request {
 }
 
 impl Request {
-    /// Returns the verb and the subject of a request that changes the schedule, as the audit has them.
-    pub fn command(&self) -> Option<(&'static str, String)> {
-        let (action, kind, identifier) = match self {
-            Self::Set { identifier, .. } => ("set", "trigger", identifier),
-            Self::Unset { identifier } => ("unset", "trigger", identifier),
-            Self::Pause { identifier } => ("pause", "trigger", identifier),
-            Self::Resume { identifier } => ("resume", "trigger", identifier),
-            Self::SetRule { identifier, .. } => ("set", "rule", identifier),
-            Self::UnsetRule { identifier } => ("unset", "rule", identifier),
-            Self::Fire { identifier, .. } => ("fire", "trigger", identifier),
+    /// Returns verb, subject and details of a request that changes the schedule, as the audit has them; secrets are masked.
+    pub fn command(&self) -> Option<ScheduleCommand> {
+        let (action, kind, identifier, detail) = match self {
+            Self::Set { identifier, when } => {
+                ("set", "trigger", identifier, Some(crate::message::line(&when.words())))
+            }
+            Self::Unset { identifier } => ("unset", "trigger", identifier, None),
+            Self::Pause { identifier } => ("pause", "trigger", identifier, None),
+            Self::Resume { identifier } => ("resume", "trigger", identifier, None),
+            Self::SetRule { identifier, pattern, settings } => {
+                let runner = crate::message::line(&settings.words());
+                let detail = format!("triggers that begin with `{pattern}`: {}", runner.trim_end());
+                ("set", "rule", identifier, Some(detail))
+            }
+            Self::UnsetRule { identifier } => ("unset", "rule", identifier, None),
+            Self::Fire { identifier, slots } => {
+                let slots: Vec<_> = slots.iter().map(|slot| time::show(*slot)).collect();
+                ("fire", "trigger", identifier, Some(slots.join(", ")))
+            }
             Self::Get { .. }
             | Self::History { .. }
             | Self::List { .. }
@@ -140,7 +150,8 @@ impl Request {
             | Self::Ended { .. }
             | Self::Servers => return None,
         };
-        Some((action, format!("{kind} {identifier}")))
+        let detail = detail.filter(|text| !text.is_empty());
+        Some(ScheduleCommand { action, subject: format!("{kind} {identifier}"), detail })
     }
 
     /// Returns the answer of a store that has no schedule yet; `None` for a request that creates one.
@@ -161,6 +172,17 @@ impl Request {
             Self::Rules => Ok(Answer::Rules(Vec::new())),
         })
     }
+}
+
+/// A command about the schedule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScheduleCommand {
+    /// The verb: `set`, `unset`, `pause`, `resume`, `fire`.
+    pub action: &'static str,
+    /// `trigger NAME` or `rule NAME`.
+    pub subject: String,
+    /// When a trigger fires, or what a rule runs.
+    pub detail: Option<String>,
 }
 
 /// The answer to a request.
@@ -486,18 +508,34 @@ impl<'u, 's> Group<'u, 's> {
             }
             None => vec![trigger::due_now(row, self.now)],
             Some(_) => {
+                let plan = trigger::plan_of(&row);
+                let overlaps =
+                    plan.is_ok_and(|it| it.is_none_or(|it| it.overlap == Overlap::Allow));
                 let now = [self.now];
                 let slots = if slots.is_empty() { &now[..] } else { slots };
                 let key = |slot: &Micros| TriggerKey::of_slot(identifier, *slot);
-                let keys: Vec<_> = slots.iter().map(key).collect();
+                let mut keys: Vec<_> = slots.iter().map(key).collect();
+                keys.sort_unstable();
+                keys.dedup();
                 self.flush()?;
+                let slots = self.tx.slots(identifier)?;
+                if let Some(refused) = trigger::forgotten(&slots, &keys) {
+                    return Ok(Err(refused));
+                }
+                // Where slots must not run beside each other, they follow one another.
+                let runs = slots.iter().any(|row| row.due.is_some());
                 let known = self.tx.triggers(&keys)?;
                 let row = |key: TriggerKey| {
                     let known = known.iter().find(|row| row.key == key).cloned();
                     let slot = key.occurrence;
                     known.unwrap_or_else(|| TriggerRow::planned(key, slot))
                 };
-                keys.into_iter().map(|key| trigger::due_now(row(key), self.now)).collect()
+                let due = |(index, key): (usize, TriggerKey)| {
+                    let mut row = trigger::due_now(row(key), self.now)?;
+                    row.due = row.due.filter(|_| overlaps || (index == 0 && !runs));
+                    Ok(row)
+                };
+                keys.into_iter().enumerate().map(due).collect()
             }
         };
         let due: Result<Vec<_>, _> = due.into_iter().collect();

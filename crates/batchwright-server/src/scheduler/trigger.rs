@@ -154,6 +154,19 @@ pub(super) fn unset(row: &TriggerRow) -> Result<(), Refused> {
     }
 }
 
+/// Refuses slots that are older than the oldest one that is recorded, when older records were removed: whether they were executed
+/// is not known.
+pub(super) fn forgotten(known: &[TriggerRow], keys: &[TriggerKey]) -> Option<Refused> {
+    let oldest = known.first().filter(|_| known.len() >= SLOTS_KEPT)?;
+    let key = keys.iter().find(|key| key.occurrence < oldest.key.occurrence)?;
+    Some(Refused::invalid(format!(
+        "the records of trigger `{}` begin with {}, so it is not known whether it was executed for {}; start its job instead",
+        key.identifier,
+        time::show(oldest.key.occurrence),
+        time::show(key.occurrence)
+    )))
+}
+
 /// Returns the row of a trigger that fires once, or of a slot, due now. What was executed, or is being fired, stays as it is.
 pub(super) fn due_now(mut row: TriggerRow, now: Micros) -> Result<TriggerRow, Refused> {
     match row.status {

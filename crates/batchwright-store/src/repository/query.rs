@@ -60,22 +60,24 @@ impl SqlRepository {
         let mut values = vec![SqlValue::from(before)];
         let mut and = |condition: &str, value: SqlValue<'a>| {
             values.push(value);
-            sql.push_str(&format!("AND {condition} ?{} ", values.len()));
+            let condition = condition.replace("?#", &format!("?{}", values.len()));
+            sql.push_str(&format!("AND {condition} "));
         };
         if let Some(job) = &filter.job {
-            and("job =", job.into());
+            and("job = ?#", job.into());
         }
         if let Some(instance) = filter.instance {
-            and("instance_id =", instance.0.into());
+            and("instance_id = ?#", instance.0.into());
         }
         if let Some(at) = filter.since {
-            and("created_at >=", micros(at).into());
+            and("created_at >= ?#", micros(at).into());
+            and(&self.first_since, micros(at).into());
         }
         if let Some(at) = filter.until {
-            and("created_at <", micros(at).into());
+            and("created_at < ?#", micros(at).into());
         }
         if let Some(at) = filter.ended_before {
-            and("ended_at <", micros(at).into());
+            and("ended_at < ?#", micros(at).into());
         }
         if filter.newest_of_instance {
             sql.push_str(&self.newest_of_instance);
@@ -89,6 +91,12 @@ impl SqlRepository {
         sql.push_str(end);
         (Sql::new(self.dialect, &sql), values)
     }
+}
+
+/// The values of a page of what belongs to an execution.
+fn page_of(id: ExecutionId, begin: usize, limit: usize) -> [SqlValue<'static>; 3] {
+    let number = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    [id.0.into(), number(limit).into(), number(begin).into()]
 }
 
 impl Queries for SqlRepository {
@@ -151,9 +159,25 @@ impl Queries for SqlRepository {
         begin: usize,
         limit: usize,
     ) -> Result<Vec<SkipRecord>, RepositoryError> {
-        let number = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-        let values = [id.0.into(), number(limit).into(), number(begin).into()];
-        self.ask(&self.statements.skips_page, &values, rows::skip)
+        self.ask(&self.statements.skips_page, &page_of(id, begin, limit), rows::skip)
+    }
+
+    fn steps_page(
+        &self,
+        id: ExecutionId,
+        begin: usize,
+        limit: usize,
+    ) -> Result<Vec<StepExecution>, RepositoryError> {
+        self.ask(&self.statements.steps_page, &page_of(id, begin, limit), rows::step)
+    }
+
+    fn events_page(
+        &self,
+        id: ExecutionId,
+        begin: usize,
+        limit: usize,
+    ) -> Result<Vec<Event>, RepositoryError> {
+        self.ask(&self.statements.events_page, &page_of(id, begin, limit), rows::event)
     }
 
     fn events(&self, id: ExecutionId) -> Result<Vec<Event>, RepositoryError> {

@@ -48,6 +48,7 @@ statements! {
     save_job_context: "UPDATE {p}job_execution SET context = ?2, version = version + 1 WHERE id = ?1";
 
     steps_of: "SELECT * FROM {p}step_execution WHERE execution_id = ?1 ORDER BY id";
+    steps_page: "SELECT * FROM {p}step_execution WHERE execution_id = ?1 ORDER BY id LIMIT ?2 OFFSET ?3";
     lock_steps: "SELECT * FROM {p}step_execution WHERE execution_id = ?1 ORDER BY id{lock}";
     step: "SELECT * FROM {p}step_execution WHERE id = ?1";
     history_of: "SELECT s.* FROM {p}job_execution e JOIN {p}step_execution s ON s.execution_id = e.id \
@@ -86,6 +87,9 @@ statements! {
         JOIN {p}job_execution e ON e.id = v.execution_id JOIN {p}job_instance i ON i.id = e.instance_id \
         WHERE v.execution_id = ?1 ORDER BY v.id";
 
+    events_page: "SELECT v.execution_id, i.job, v.step, v.status, v.note, v.at FROM {p}event v \
+        JOIN {p}job_execution e ON e.id = v.execution_id JOIN {p}job_instance i ON i.id = e.instance_id \
+        WHERE v.execution_id = ?1 ORDER BY v.id LIMIT ?2 OFFSET ?3";
     events_after: "SELECT v.id, v.execution_id, i.job, v.step, v.status, v.note, v.at FROM {p}event v \
         JOIN {p}job_execution e ON e.id = v.execution_id JOIN {p}job_instance i ON i.id = e.instance_id \
         WHERE v.id > ?1 ORDER BY v.id LIMIT ?2";

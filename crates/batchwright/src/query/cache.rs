@@ -136,6 +136,24 @@ impl Queries for CachedQueries {
         self.queries.events_after(after, limit)
     }
 
+    fn events_page(
+        &self,
+        id: ExecutionId,
+        begin: usize,
+        limit: usize,
+    ) -> Result<Vec<Event>, RepositoryError> {
+        self.queries.events_page(id, begin, limit)
+    }
+
+    fn steps_page(
+        &self,
+        id: ExecutionId,
+        begin: usize,
+        limit: usize,
+    ) -> Result<Vec<StepExecution>, RepositoryError> {
+        self.queries.steps_page(id, begin, limit)
+    }
+
     fn last_event(&self) -> Result<i64, RepositoryError> {
         self.queries.last_event()
     }

@@ -132,6 +132,13 @@ impl ExecutionSearch {
         self
     }
 
+    /// Accepts only the newest execution of each instance.
+    #[must_use]
+    pub fn newest_of_instance(mut self) -> Self {
+        self.filter.newest_of_instance = true;
+        self
+    }
+
     /// Returns the conditions that the store checks itself.
     pub fn filter(&self) -> &ExecutionFilter {
         &self.filter

@@ -183,6 +183,16 @@ pub trait ScheduleStore: Send {
     /// When the store does not answer: nothing is changed.
     fn begin(&mut self) -> Result<Box<dyn ScheduleTransaction + '_>, RepositoryError>;
 
+    /// Begins a transaction that only reads: it takes no lock that a writer waits for, where the database allows that.
+    /// Default: [`begin`](Self::begin).
+    ///
+    /// # Errors
+    ///
+    /// When the store does not answer.
+    fn begin_reading(&mut self) -> Result<Box<dyn ScheduleTransaction + '_>, RepositoryError> {
+        self.begin()
+    }
+
     /// Opens another connection to the same schedule.
     ///
     /// # Errors

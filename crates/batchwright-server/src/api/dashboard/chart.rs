@@ -158,7 +158,7 @@ pub(super) fn gantt(execution: &ExecutionSummary, now: Timestamp) -> Markup {
                 } }
             }
             @if execution.steps.len() > BARS_MAX {
-                p.hint { "The first " (BARS_MAX) " of " (number(execution.steps.len() as u64)) " steps and partitions." }
+                p.hint { "The first " (BARS_MAX) " steps and partitions." }
             }
             @if critical.len() > 1 {
                 p.hint { "Bold: the steps that decided how long the execution took." }

@@ -8,7 +8,6 @@ use batchwright::event::Event;
 use batchwright::execution::{
     ExecutionId, ExecutionSummary, Failure, JobExecution, SkipRecord, StepSummary,
 };
-use batchwright::operator::OperatorError;
 use batchwright::query::ExecutionFilter;
 use maud::{Markup, html};
 
@@ -45,11 +44,12 @@ impl Facts {
     fn read(view: &View, id: ExecutionId) -> Result<Self, Problem> {
         let (queries, explorer) = (view.operator().queries(), view.operator().explorer());
         let row = explorer.execution(id)?;
-        let summary = ExecutionSummary::new(&row, &queries.steps(id)?, view.now);
+        let steps = queries.steps_page(id, 0, STEPS_SHOWN + 1)?;
+        let summary = ExecutionSummary::new(&row, &steps, view.now);
         let of_instance = ExecutionFilter::of_instance(row.instance_id).limit(ATTEMPTS_SHOWN);
         let attempts = queries.executions(&of_instance)?;
         let skips = queries.skips_page(id, 0, SKIPS_SHOWN)?;
-        let events = queries.events(id).map_err(OperatorError::from)?;
+        let events = queries.events_page(id, 0, EVENTS_SHOWN + 1)?;
         let completed = ExecutionFilter::of_job(&row.job).status(BatchStatus::Completed).limit(1);
         let usual = match row.status.is_running() {
             true => queries
@@ -119,7 +119,7 @@ fn content(view: &View, facts: &Facts) -> Markup {
                     }
                 }
             }
-            @if facts.events.len() > EVENTS_SHOWN { p.hint { "The first " (EVENTS_SHOWN) " of " (number(facts.events.len() as u64)) "; all by " code { "GET /v1/executions/" (one.id) "/events" } "." } }
+            @if facts.events.len() > EVENTS_SHOWN { p.hint { "The first " (EVENTS_SHOWN) "; all by " code { "GET /v1/executions/" (one.id) "/events" } "." } }
         }
         @if facts.row.context != ExecutionContext::default() {
             section aria-labelledby="contexts" {
@@ -175,8 +175,8 @@ fn ends(view: &View, facts: &Facts) -> Markup {
     });
     html! {
         @if let Some(ended) = one.ended_at { (ago(ended, view.now)) }
-        @else if let Some(at) = by_rate { (ago(at.max(view.now), view.now)) span.hint title="the running step, if the rest of its input is read as fast" { " by the rate of its step" } }
-        @else if let Some(at) = by_history { (ago(at.max(view.now), view.now)) span.hint title="if it takes as long as the last one that completed" { " by the last execution" } }
+        @else if let Some(at) = by_rate { @if at < view.now { "overdue since " } (ago(at, view.now)) span.hint title="the running step, if the rest of its input is read as fast" { " by the rate of its step" } }
+        @else if let Some(at) = by_history { @if at < view.now { "overdue since " } (ago(at, view.now)) span.hint title="if it takes as long as the last one that completed" { " by the last execution" } }
         @else { span.hint title="no execution of this job has completed, and the input has no known size" { "unknown" } }
     }
 }
@@ -197,7 +197,7 @@ fn steps(one: &ExecutionSummary, view: &View) -> Markup {
                             td { code { (step.exit.code) } }
                         }
                     } }))
-            @if one.steps.len() > STEPS_SHOWN { p.hint { "The first " (STEPS_SHOWN) " of " (number(one.steps.len() as u64)) "." } }
+            @if one.steps.len() > STEPS_SHOWN { p.hint { "The first " (STEPS_SHOWN) " steps and partitions." } }
         }
     }
 }

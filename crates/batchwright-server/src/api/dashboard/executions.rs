@@ -2,7 +2,7 @@
 
 use axum::extract::Query;
 use axum::response::Response;
-use batchwright::execution::ExecutionId;
+use batchwright::execution::{ExecutionId, JobExecution};
 use batchwright::launch::{Launch, LaunchOptions, RecoverMode};
 use batchwright::operator::OperatorError;
 use batchwright::query::{ExecutionSearch, Found};
@@ -44,11 +44,18 @@ pub(super) struct Asked {
 
 pub(super) async fn page(view: View, Query(asked): Query<Asked>) -> Result<Response, Problem> {
     view.write(move |view| {
-        let (found, problem) = match ExecutionSearch::parse(&asked.q, view.now) {
-            Ok(search) => (find(view, &search, asked.before.map(ExecutionId))?, None),
-            Err(problem) => (Found { executions: Vec::new(), next: None }, Some(problem)),
+        let nothing = Found { executions: Vec::new(), next: None };
+        let (found, problem, is_live) = match ExecutionSearch::parse(&asked.q, view.now) {
+            Ok(search) => {
+                let found = find(view, &search, asked.before.map(ExecutionId))?;
+                // A search that reads many rows is not repeated by itself.
+                (found, None, search.is_exact() || asked.q == "status:stale")
+            }
+            Err(problem) => (nothing, Some(problem), false),
         };
-        Ok(("Executions".to_owned(), content(view, &asked, &found, problem.as_deref())?))
+        let content = content(view, &asked, &found, problem.as_deref())?;
+        let content = html! { (content) @if !is_live { span data-still="" hidden {} } };
+        Ok(("Executions".to_owned(), content))
     })
     .await
 }
@@ -148,7 +155,7 @@ pub(super) async fn bulk(view: View, fields: Fields) -> Result<Response, Problem
     let words = fields.text("q").to_owned();
     view.write(move |view| {
         let content = match dry_run {
-            true => counted(view, &verb, &words, &ids, all),
+            true => counted(view, &verb, &words, &ids),
             false => done(view, &verb, &results),
         };
         Ok((format!("{verb} executions"), content))
@@ -156,15 +163,27 @@ pub(super) async fn bulk(view: View, fields: Fields) -> Result<Response, Problem
     .await
 }
 
-/// Returns the executions of a search for which the command makes sense.
+/// Returns the executions of a search for which the command makes sense, at most [`BULK_MAX`].
 fn matching(view: &View, words: &str, verb: &str) -> Result<Vec<ExecutionId>, Problem> {
-    let search = ExecutionSearch::parse(words, view.now).map_err(Problem::invalid)?;
-    let found = search.find(view.operator().queries(), None, BULK_MAX, view.now)?;
-    let fits = |one: &batchwright::execution::JobExecution| match verb {
+    let mut search = ExecutionSearch::parse(words, view.now).map_err(Problem::invalid)?;
+    let fits = |one: &JobExecution| match verb {
         "stop" => one.status.is_running(),
         _ => one.status.is_restartable(),
     };
-    Ok(found.executions.iter().filter(|one| fits(one)).map(|one| one.id).collect())
+    if verb != "stop" {
+        search = search.newest_of_instance();
+    }
+    let (mut ids, mut before) = (Vec::new(), None);
+    // Pages of the search, until enough of them fit.
+    loop {
+        let found = search.find(view.operator().queries(), before, BULK_MAX, view.now)?;
+        ids.extend(found.executions.iter().filter(|one| fits(one)).map(|one| one.id));
+        before = found.next;
+        if ids.len() >= BULK_MAX || before.is_none() {
+            ids.truncate(BULK_MAX);
+            return Ok(ids);
+        }
+    }
 }
 
 /// Gives one command for one execution, as its page does.
@@ -187,7 +206,7 @@ pub(super) fn give(view: &View, verb: &str, id: ExecutionId) -> Result<Execution
     Ok(id)
 }
 
-fn counted(view: &View, verb: &str, words: &str, ids: &[ExecutionId], all: bool) -> Markup {
+fn counted(view: &View, verb: &str, words: &str, ids: &[ExecutionId]) -> Markup {
     html! {
         h1 { "Check before you " (verb) }
         @if ids.is_empty() {
@@ -198,8 +217,8 @@ fn counted(view: &View, verb: &str, words: &str, ids: &[ExecutionId], all: bool)
             @if ids.len() == BULK_MAX { p.notice { "At most " (BULK_MAX) " executions at once; give the command again for the rest." } }
             (view.form("/executions/bulk", &html! {
                 input type="hidden" name="q" value=(words);
-                input type="hidden" name="scope" value=(if all { "all" } else { "selected" });
-                @if !all { @for id in ids { input type="hidden" name="id" value=(id); } }
+                // Exactly those that were counted.
+                @for id in ids { input type="hidden" name="id" value=(id); }
                 button.danger name="verb" value=(verb) { (verb) " " (count_of(ids.len(), "execution")) }
             }))
         }

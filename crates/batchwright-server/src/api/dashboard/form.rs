@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use subtle::ConstantTimeEq;
 
 use super::super::access::Caller;
+use super::super::body::BODY_TIMEOUT;
 use super::super::{Api, Problem};
 
 /// The fields of a form, in their order.
@@ -16,12 +17,7 @@ impl FromRequest<Api> for Fields {
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, Problem> {
         let caller = Caller::of(request.extensions());
-        let read = Form::<Vec<(String, String)>>::from_request(request, api).await;
-        let Form(fields) = read.map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => Problem::too_large(),
-            _ => Problem::invalid(format!("the form cannot be read: {}", rejection.body_text())),
-        })?;
-        let fields = Self(fields);
+        let fields = Self::read(request, api).await?;
         let (given, expected) = (fields.text("form_key"), api.form_key_of(&caller));
         match bool::from(given.as_bytes().ct_eq(expected.as_bytes())) {
             true => Ok(fields),
@@ -34,6 +30,20 @@ impl FromRequest<Api> for Fields {
 }
 
 impl Fields {
+    /// Reads the fields without the proof: for the form of the sign-in, which has no session yet.
+    pub(super) async fn read(request: Request, api: &Api) -> Result<Self, Problem> {
+        let read = Form::<Vec<(String, String)>>::from_request(request, api);
+        let Ok(read) = tokio::time::timeout(BODY_TIMEOUT, read).await else {
+            let detail = "the form did not arrive in time";
+            return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "usage", detail));
+        };
+        let Form(fields) = read.map_err(|rejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => Problem::too_large(),
+            _ => Problem::invalid(format!("the form cannot be read: {}", rejection.body_text())),
+        })?;
+        Ok(Self(fields))
+    }
+
     /// Returns the first value of `name`; empty when there is none.
     pub(super) fn text(&self, name: &str) -> &str {
         self.0.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)

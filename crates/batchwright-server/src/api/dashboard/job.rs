@@ -1,6 +1,5 @@
 //! One job: how its executions went, its flow, and a form that starts it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{Path, Query};
@@ -131,12 +130,17 @@ fn launch_form(view: &View, job: &Job, given: &JobParameters) -> Markup {
 
 fn open_fields(schema: &ParameterSchema, given: &JobParameters) -> Markup {
     let others = given.iter().filter(|(name, _)| schema.find(name).is_none());
-    let lines = others.filter_map(|(name, one)| Some(format!("{name}={}\n", plain(name, one)?)));
+    let lines = others.filter_map(|(name, one)| {
+        let (value, kind) = (plain(name, one)?, one.value.kind());
+        let role = if one.identifying { "" } else { "-" };
+        // A line has no line breaks: such a value is given again.
+        (!value.contains(['\n', '\r'])).then(|| format!("{role}{name}:{kind}={value}\n"))
+    });
     html! {
         div {
             label for="others" { "Other parameters" }
-            textarea #others name="others" rows="3" spellcheck="false" placeholder="name=value" data-others="" { (lines.collect::<String>()) }
-            p.hint { "One in a line. The job accepts parameters that it does not declare." }
+            textarea #others name="others" rows="3" spellcheck="false" placeholder="name=value, -name:integer=1" data-others="" { (lines.collect::<String>()) }
+            p.hint { "One in a line, as on the command line: " code { "name=value" } ", " code { "name:integer=1" } ", " code { "-name=value" } " if it does not identify the instance." }
         }
     }
 }
@@ -200,18 +204,14 @@ pub(super) async fn start(
     Path(name): Path<String>,
     fields: Fields,
 ) -> Result<Response, Problem> {
-    let mut given: BTreeMap<String, String> = BTreeMap::new();
+    let mut given: Map<String, Value> = Map::new();
     for (parameter, value) in fields.with_prefix("p.").filter(|(_, value)| !value.is_empty()) {
-        given.insert(parameter.to_owned(), value.to_owned());
+        given.insert(parameter.to_owned(), value.into());
     }
-    for line in fields.text("others").lines().filter(|line| !line.trim().is_empty()).take(OPEN_MAX)
-    {
-        let (parameter, value) = line.split_once('=').ok_or_else(|| {
-            Problem::invalid(format!(
-                "`{line}` is no parameter; parameters are written as `name=value`"
-            ))
-        })?;
-        given.insert(parameter.trim().to_owned(), value.trim().to_owned());
+    let lines = fields.text("others").lines().map(str::trim).filter(|line| !line.is_empty());
+    for line in lines.take(OPEN_MAX) {
+        let (parameter, value) = other(line)?;
+        given.insert(parameter, value);
     }
     let (new_only, request) = (fields.is_set("new_only"), fields.text("request").to_owned());
     view.give(move |view| {
@@ -219,11 +219,11 @@ pub(super) async fn start(
         let job = view.api.job(&name)?;
         let fingerprint = super::super::idempotency::digest(&[
             name.as_bytes(),
-            format!("{given:?} {new_only}").as_bytes(),
+            format!("{} {new_only}", Value::Object(given.clone())).as_bytes(),
         ]);
         let key = RequestKey { key: request, fingerprint };
         let request = Some(key).filter(|key| RequestKey::is_valid(&key.key));
-        let parameters = super::super::jobs::parameters(&job, typed(job.parameters(), given)?)?;
+        let parameters = super::super::jobs::parameters(&job, given)?;
         let options = LaunchOptions {
             new_only,
             request: request.clone(),
@@ -246,22 +246,23 @@ pub(super) async fn start(
     .await
 }
 
-/// Returns the texts of a form as values of the types that the job declares.
-fn typed(
-    schema: &ParameterSchema,
-    given: BTreeMap<String, String>,
-) -> Result<Map<String, Value>, Problem> {
-    let value = |name: &str, text: String| match schema.find(name).map(|one| one.kind) {
-        Some(ParameterType::Boolean) => match &*text {
-            "true" => Ok(Value::Bool(true)),
-            "false" => Ok(Value::Bool(false)),
-            _ => Err(Problem::invalid(format!("the parameter `{name}` must be true or false"))),
-        },
-        Some(ParameterType::Integer | ParameterType::Float) => serde_json::from_str(&text)
-            .ok()
-            .filter(Value::is_number)
-            .ok_or_else(|| Problem::invalid(format!("the parameter `{name}` must be a number"))),
-        _ => Ok(Value::String(text)),
+/// Parses a parameter that the job does not declare: `name=value`, `name:type=value`, with `-` before it if it is not identifying.
+fn other(line: &str) -> Result<(String, Value), Problem> {
+    let wrong = || {
+        Problem::invalid(format!(
+            "`{line}` is no parameter; parameters are written as `name=value`"
+        ))
     };
-    given.into_iter().map(|(name, text)| Ok((name.clone(), value(&name, text)?))).collect()
+    let (name, value) = line.split_once('=').ok_or_else(wrong)?;
+    let (name, identifying) = match name.strip_prefix('-') {
+        Some(name) => (name, false),
+        None => (name, true),
+    };
+    let (name, kind) = name.split_once(':').unwrap_or((name, "string"));
+    let (name, value) = (name.trim(), value.trim());
+    if name.is_empty() || ParameterType::from_name(kind).is_none() {
+        return Err(wrong());
+    }
+    let value = serde_json::json!({"value": value, "type": kind, "identifying": identifying});
+    Ok((name.to_owned(), value))
 }

@@ -2,7 +2,7 @@
 
 use axum::response::Response;
 use batchwright::BatchStatus;
-use batchwright::execution::ExecutionSummary;
+use batchwright::execution::{ExecutionSummary, JobExecution};
 use batchwright::query::{ExecutionFilter, OutcomeCount};
 use batchwright::store::schedule::{TRIGGER, TriggerRow, TriggerStatus};
 use jiff::{SignedDuration, Timestamp};
@@ -27,21 +27,29 @@ const FAILED_WITHIN: SignedDuration = SignedDuration::from_hours(24 * 7);
 const LATE_AFTER_MICROS: i64 = 5_000_000;
 
 /// What the schedule says for the page; empty without a scheduler.
+#[derive(Default)]
 pub(super) struct Triggers {
-    pub(super) is_there: bool,
+    /// Why the schedule is not shown.
+    pub(super) problem: Option<String>,
     pub(super) next: Vec<TriggerRow>,
     pub(super) ended: Vec<TriggerRow>,
 }
 
 impl Triggers {
-    pub(super) async fn read(api: &Api, now: Timestamp, limit: usize) -> Result<Self, Problem> {
-        let Some(scheduler) = &api.scheduler else {
-            return Ok(Self { is_there: false, next: Vec::new(), ended: Vec::new() });
-        };
+    /// Reads the schedule. A page with more than the schedule is shown also without it.
+    pub(super) async fn read(api: &Api, now: Timestamp, limit: usize) -> Self {
+        match Self::read_all(api, now, limit).await {
+            Ok(triggers) => triggers,
+            Err(problem) => Self { problem: Some(problem.detail().to_owned()), ..Self::default() },
+        }
+    }
+
+    async fn read_all(api: &Api, now: Timestamp, limit: usize) -> Result<Self, Problem> {
+        let scheduler = api.scheduler()?;
         let since = (now - SignedDuration::from_hours(24)).as_microsecond();
-        let next = scheduler.ask(Request::Upcoming { limit }).await?.triggers();
-        let ended = scheduler.ask(Request::Ended { since, limit }).await?.triggers();
-        Ok(Self { is_there: true, next, ended })
+        let next = scheduler.read(Request::Upcoming { limit }).await?.triggers();
+        let ended = scheduler.read(Request::Ended { since, limit }).await?.triggers();
+        Ok(Self { problem: None, next, ended })
     }
 
     fn late(&self, now: Timestamp) -> usize {
@@ -58,6 +66,10 @@ impl Triggers {
 
 /// What the store says for the page.
 struct Facts {
+    rows: Vec<JobExecution>,
+    /// How many run, also those beyond the rows.
+    running_count: u64,
+    /// Those that the page shows.
     running: Vec<ExecutionSummary>,
     failed: Vec<ExecutionSummary>,
     outcomes: Vec<OutcomeCount>,
@@ -80,11 +92,16 @@ impl Facts {
         let hour = view.now.as_second().div_euclid(3_600) + 1 - i64::from(HOURS);
         let since = Timestamp::from_second(hour * 3_600).unwrap_or_default();
         let outcomes = queries.outcomes(since, 3_600)?;
-        Ok(Self { running: explorer.summaries(&running)?, failed, outcomes, since })
+        let running_count = match running.len() {
+            RUNNING_MAX.. => queries.execution_count(&ExecutionFilter::default().running())?,
+            count => count as u64,
+        };
+        let shown = explorer.summaries(&running[..running.len().min(ROWS_MAX)])?;
+        Ok(Self { rows: running, running_count, running: shown, failed, outcomes, since })
     }
 
-    fn count(&self, is_one: impl Fn(&ExecutionSummary) -> bool) -> u64 {
-        self.running.iter().filter(|one| is_one(one)).count() as u64
+    fn count(&self, is_one: impl Fn(&JobExecution) -> bool) -> u64 {
+        self.rows.iter().filter(|one| is_one(one)).count() as u64
     }
 
     fn failures(&self) -> u64 {
@@ -94,7 +111,7 @@ impl Facts {
 }
 
 pub(super) async fn page(view: View) -> Result<Response, Problem> {
-    let triggers = Triggers::read(&view.api, view.now, 200).await?;
+    let triggers = Triggers::read(&view.api, view.now, 200).await;
     view.write(move |view| {
         let facts = Facts::read(view)?;
         Ok(("Overview".to_owned(), content(view, &facts, &triggers)))
@@ -103,9 +120,9 @@ pub(super) async fn page(view: View) -> Result<Response, Problem> {
 }
 
 fn content(view: &View, facts: &Facts, triggers: &Triggers) -> Markup {
-    let running = facts.count(|one| one.started_at.is_some() && !one.stale);
-    let (stale, queued) =
-        (facts.count(|one| one.stale), facts.count(|one| one.started_at.is_none()));
+    let queued = facts.count(|one| one.started_at.is_none());
+    let stale = facts.count(|one| one.is_stale(view.now));
+    let running = facts.running_count.saturating_sub(stale + queued);
     let next = triggers.next.iter().find_map(|row| row.due).map(micros);
     html! {
         h1 { "Overview" }
@@ -127,15 +144,15 @@ fn content(view: &View, facts: &Facts, triggers: &Triggers) -> Markup {
             @if facts.running.is_empty() {
                 p.empty { "Nothing runs. " a href=(view.url("/jobs")) { "Start a job" } " or look at " a href=(view.url("/executions")) { "what ran" } "." }
             } @else {
-                (executions(view, &facts.running[..facts.running.len().min(ROWS_MAX)], true, false))
-                @if facts.running.len() > ROWS_MAX {
+                (executions(view, &facts.running, true, false))
+                @if facts.rows.len() > ROWS_MAX {
                     p { a href=(view.url("/executions?q=status:running")) { "All running executions" } }
                 }
             }
         }
         section aria-labelledby="next" {
             h2 #next { "Next fires" }
-            @if !triggers.is_there { p.empty { "This server has no scheduler: " code { "scheduler.enabled" } " is false." } }
+            @if let Some(problem) = &triggers.problem { p.empty { (problem) } }
             @else if triggers.next.is_empty() { p.empty { "Nothing is planned. " a href=(view.url("/schedule")) { "Plan a trigger" } "." } }
             @else { (schedule::fires(view, &triggers.next[..triggers.next.len().min(ROWS_MAX)])) }
         }
@@ -148,7 +165,8 @@ fn figure(view: &View, name: &str, value: &str, path: &str, class: &str) -> Mark
 
 /// The list of what needs a decision, each with the command beside it.
 fn problems(view: &View, facts: &Facts, triggers: &Triggers) -> Markup {
-    let stale: Vec<_> = facts.running.iter().filter(|one| one.stale).take(ROWS_MAX).collect();
+    let stale: Vec<_> =
+        facts.rows.iter().filter(|one| one.is_stale(view.now)).take(ROWS_MAX).collect();
     let is_operator = view.may(Role::Operator);
     let count = facts.failed.len() + stale.len() + triggers.failed().count();
     html! {
@@ -157,7 +175,7 @@ fn problems(view: &View, facts: &Facts, triggers: &Triggers) -> Markup {
             @if count == 0 { p.empty { "Nothing. Failures of the last 7 days that were not restarted, lost executions and failed triggers appear here." } }
             ul {
                 @for one in stale {
-                    li {
+                    li #(format!("stale-{}", one.id)) {
                         (parts::status(one.status, true))
                         div { a href=(view.url(&format!("/executions/{}", one.id))) { "Execution " (one.id) } " of " a href=(view.url(&job_path(&one.job))) { (one.job) }
                             p.hint { "Its owner " (one.owner.as_deref().unwrap_or("is unknown")) " has not renewed its lease. Recover it, then restart it." } }
@@ -165,7 +183,7 @@ fn problems(view: &View, facts: &Facts, triggers: &Triggers) -> Markup {
                     }
                 }
                 @for one in &facts.failed {
-                    li {
+                    li #(format!("failed-{}", one.id)) {
                         (parts::status(one.status, false))
                         div {
                             a href=(view.url(&format!("/executions/{}", one.id))) { "Execution " (one.id) } " of " a href=(view.url(&job_path(&one.job))) { (one.job) } ", " (ago(one.ended_at.unwrap_or(one.created_at), view.now))
@@ -175,7 +193,7 @@ fn problems(view: &View, facts: &Facts, triggers: &Triggers) -> Markup {
                     }
                 }
                 @for row in triggers.failed().take(ROWS_MAX) {
-                    li {
+                    li #(format!("trigger-{}-{}", row.key.identifier.replace(' ', "-"), row.slot)) {
                         (parts::trigger_status(row.status.name()))
                         div {
                             a href=(view.url(&schedule::trigger_path(&row.key.identifier))) { "Trigger " (row.key.identifier) } " for " (parts::clock(micros(row.slot)))

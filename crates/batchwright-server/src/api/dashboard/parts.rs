@@ -137,7 +137,7 @@ pub(super) fn progress(step: &StepSummary, now: Timestamp) -> Markup {
             span.figures {
                 (rate(estimate.items_per_second))
                 @if let Some(ends_at) = estimate.ends_at {
-                    ", ends " (ago(ends_at.max(now), now))
+                    @if ends_at < now { ", overdue since " (ago(ends_at, now)) } @else { ", ends " (ago(ends_at, now)) }
                     span.hint title="if the rest of the input is read as fast as this execution has read so far" { " by rate" }
                 }
             }

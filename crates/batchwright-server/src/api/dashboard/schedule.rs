@@ -24,8 +24,8 @@ const ROWS: usize = 100;
 const FIRES: usize = 20;
 /// Days of the calendar, before and after today.
 const DAYS: i64 = 7;
-/// Most future fires of the calendar, over all triggers.
-const PLANNED_MAX: usize = 5_000;
+/// Most future fires of a trigger in the calendar.
+const PLANNED_MAX: usize = 1_000;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -42,17 +42,20 @@ pub(super) fn trigger_path(identifier: &str) -> String {
 }
 
 pub(super) async fn page(view: View, Query(asked): Query<Asked>) -> Result<Response, Problem> {
+    let facts = Triggers::read(&view.api, view.now, FIRES).await;
+    if let Some(problem) = &facts.problem {
+        return Ok(view.layout("Schedule", &html! { h1 { "Schedule" } p.notice { (problem) } }));
+    }
     let scheduler = view.api.scheduler()?;
-    let facts = Triggers::read(&view.api, view.now, FIRES).await?;
     let list =
         Request::List { prefix: asked.prefix.clone(), limit: ROWS + 1, after: asked.after.clone() };
-    let triggers = scheduler.ask(list).await?.triggers();
-    let rules = match scheduler.ask(Request::Rules).await? {
+    let triggers = scheduler.read(list).await?.triggers();
+    let rules = match scheduler.read(Request::Rules).await? {
         Answer::Rules(rules) => rules,
         Answer::Done | Answer::Triggers(_) | Answer::Servers(_) => Vec::new(),
     };
     let since = (view.now - SignedDuration::from_hours(24 * DAYS)).as_microsecond();
-    let past = scheduler.ask(Request::Ended { since, limit: LIST_MAX }).await?.triggers();
+    let past = scheduler.read(Request::Ended { since, limit: LIST_MAX }).await?.triggers();
     let days = calendar(&past, &triggers, view.now);
     let content = content(&view, &asked, &facts, &triggers, &rules, &days);
     Ok(view.layout("Schedule", &content))
@@ -69,7 +72,7 @@ fn content(
     let shown = &triggers[..triggers.len().min(ROWS)];
     html! {
         h1 { "Schedule" }
-        section.wide aria-labelledby="calendar" { h2 #calendar { "Calendar" } (days_table(days)) }
+        section.wide aria-labelledby="calendar" { h2 #calendar { "Calendar" } (days_table(days)) p.hint { "Days in UTC. What fired: the newest records, at most 100 of a trigger. What will fire: the triggers listed below." } }
         section aria-labelledby="next" {
             h2 #next { "Next fires" }
             @if facts.next.is_empty() { p.empty { "Nothing is planned." } } @else { (fires(view, &facts.next)) }
@@ -131,10 +134,9 @@ fn calendar(past: &[TriggerRow], triggers: &[TriggerRow], now: Timestamp) -> Vec
         }
     }
     let end = (today + DAYS + 1) * 86_400_000_000;
-    let mut counted = 0;
     for row in triggers.iter().filter(|row| row.status == TriggerStatus::Planned) {
         let plan = plan_of(row).ok().flatten();
-        let mut slot = Some(row.slot);
+        let (mut slot, mut counted) = (Some(row.slot), 0);
         while let Some(at) = slot.filter(|at| *at < end && counted < PLANNED_MAX) {
             counted += 1;
             if let Some(day) = index(at).and_then(|index| days.get_mut(index)) {

@@ -3,30 +3,23 @@
 use std::sync::Arc;
 
 use axum::Extension;
-use axum::extract::{Form, Query};
+use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::super::Problem;
 use super::super::access::Gate;
 use super::super::base::Base;
 use super::super::problem::Verbatim;
 use super::super::session::set_cookie;
+use super::super::{Api, Problem};
 use super::form::Fields;
 use super::view::plain_page;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Asked {
-    next: String,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Given {
-    token: String,
-    #[serde(default)]
     next: String,
 }
 
@@ -55,20 +48,23 @@ fn form(base: &Base, next: &str, problem: Option<&str>) -> Markup {
 pub(super) async fn sign_in(
     Extension(gate): Extension<Arc<Gate>>,
     Extension(base): Extension<Base>,
-    headers: HeaderMap,
-    Form(given): Form<Given>,
-) -> Response {
-    let Some(token) = gate.rules.token(given.token.trim()) else {
+    State(api): State<Api>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let headers = request.headers().clone();
+    let given = Fields::read(request, &api).await?;
+    let next = given.text("next");
+    let Some(token) = gate.rules.token(given.text("token").trim()) else {
         tracing::warn!("a sign-in with an unknown token was refused");
         let mut response =
-            plain_page(&base, "Sign in", &form(&base, &given.next, Some("This token is unknown.")));
+            plain_page(&base, "Sign in", &form(&base, next, Some("This token is unknown.")));
         *response.status_mut() = StatusCode::UNAUTHORIZED;
         response.extensions_mut().insert(Verbatim);
-        return response;
+        return Ok(response);
     };
     let secret = gate.sessions.begin(&token.name, token.role);
     let cookie = set_cookie(&secret, &base.0, is_encrypted(&headers));
-    ([(header::SET_COOKIE, cookie)], Redirect::to(inner(&given.next))).into_response()
+    Ok(([(header::SET_COOKIE, cookie)], Redirect::to(inner(next))).into_response())
 }
 
 /// Returns `next` if it is a path of this server.

@@ -15,7 +15,9 @@ use super::view::View;
 /// Rows of a page.
 const ROWS: usize = 100;
 /// Most records of one export.
-const EXPORT_MAX: usize = 100_000;
+const EXPORT_MAX: usize = 10_000;
+/// Most bytes of one export.
+const EXPORT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Longest record that is shown whole, in letters.
 const CONTENT_SHOWN: usize = 500;
 
@@ -73,15 +75,23 @@ pub(super) fn records(skips: &[SkipRecord]) -> Markup {
 pub(super) async fn export(view: View, Id(id): Id) -> Result<Response, Problem> {
     let text = blocking(move || {
         view.operator().explorer().execution(id)?;
-        let skips = view.operator().queries().skips_page(id, 0, EXPORT_MAX + 1)?;
-        if skips.len() > EXPORT_MAX {
-            let detail = format!(
-                "more than {EXPORT_MAX} records; use `batchwright skips {id} --export FILE`"
-            );
-            return Err(Problem::invalid(detail));
+        let (mut text, mut count) = (String::new(), 0);
+        loop {
+            let skips = view.operator().queries().skips_page(id, count, ROWS)?;
+            count += skips.len();
+            for line in skips.iter().filter_map(|skip| serde_json::to_string(skip).ok()) {
+                text.push_str(&line);
+                text.push('\n');
+            }
+            if skips.len() < ROWS {
+                return Ok(text);
+            }
+            if count > EXPORT_MAX || text.len() > EXPORT_BYTES_MAX {
+                return Err(Problem::invalid(format!(
+                    "the execution skipped too many records for a page; use `batchwright skips {id} --export FILE`"
+                )));
+            }
         }
-        let lines = skips.iter().filter_map(|skip| serde_json::to_string(skip).ok());
-        Ok(lines.fold(String::new(), |text, line| text + &line + "\n"))
     })
     .await?;
     let name = format!("attachment; filename=\"skips-{id}.jsonl\"");

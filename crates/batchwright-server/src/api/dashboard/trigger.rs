@@ -3,7 +3,7 @@
 use axum::extract::Path;
 use axum::response::{IntoResponse, Redirect, Response};
 use batchwright::store::schedule::{TRIGGER, TriggerRow, TriggerStatus};
-use jiff::SignedDuration;
+use jiff::ToSpan;
 use maud::{Markup, html};
 
 use super::super::Problem;
@@ -24,7 +24,7 @@ const BACKFILL_MAX: usize = 1_000;
 
 pub(super) async fn page(view: View, Path(identifier): Path<String>) -> Result<Response, Problem> {
     let history = Request::History { identifier: identifier.clone() };
-    let mut rows = view.api.scheduler()?.ask(history).await?.triggers();
+    let mut rows = view.api.scheduler()?.read(history).await?.triggers();
     let own = rows.iter().position(|row| row.key.occurrence == TRIGGER);
     let own = own.map(|index| rows.remove(index));
     let Some(own) = own else {
@@ -82,7 +82,11 @@ fn content(
 fn actions(view: &View, own: &TriggerRow) -> Markup {
     let path = |verb: &str| format!("{}/{verb}", trigger_path(&own.key.identifier));
     html! {
-        (view.button(&path("fire"), "Fire now"))
+        (view.form(&path("fire"), &html! {
+            // The time of the page, so that a form that is sent twice fires once.
+            @if own.plan.is_some() { input type="hidden" name="slot" value=(view.now); }
+            button { "Fire now" }
+        }))
         @if own.status == TriggerStatus::Planned { (view.button(&path("pause"), "Pause")) }
         @if own.status == TriggerStatus::Paused { (view.button(&path("resume"), "Resume")) }
         (view.asking(&path("unset"), "Remove", "The trigger and the record of its fires are removed; executions stay.", "danger"))
@@ -94,7 +98,7 @@ fn backfill_form(view: &View, own: &TriggerRow) -> Markup {
         details.ask {
             summary.button { "Backfill" }
             div { (view.form(&format!("{}/backfill", trigger_path(&own.key.identifier)), &html! {
-                p { "Fires for every past time of its plan between two days (UTC, both included) for which it was not executed." }
+                p { "Fires for every past time of its plan between two days (in the zone of the plan, both included) for which it was not executed." }
                 label for="from" { "From" } input #from type="date" name="from" required;
                 label for="to" { "To" } input #to type="date" name="to" required;
                 button.primary { "Backfill" }
@@ -131,21 +135,22 @@ pub(super) async fn command(
 
 /// Returns the times of the plan between two days for which the trigger was not executed.
 async fn missing(view: &View, identifier: &str, fields: &Fields) -> Result<Vec<i64>, Problem> {
-    let day = |name: &str| {
-        let text = fields.text(name);
-        let begin = format!("{text}T00:00:00Z").parse::<jiff::Timestamp>();
-        begin.map_err(|_| Problem::invalid(format!("`{text}` is no day such as 2026-11-30")))
-    };
-    let (from, to) = (day("from")?, day("to")? + SignedDuration::from_hours(24));
-    let to = to.min(view.now);
     let history = Request::History { identifier: identifier.to_owned() };
-    let rows = view.api.scheduler()?.ask(history).await?.triggers();
+    let rows = view.api.scheduler()?.read(history).await?.triggers();
     let own = rows.iter().find(|row| row.key.occurrence == TRIGGER);
     let plan =
         own.and_then(|row| plan_of(row).transpose()).transpose().map_err(Problem::invalid)?;
     let Some(plan) = plan else {
         return Err(Problem::invalid(format!("trigger `{identifier}` has no plan to backfill")));
     };
+    let day = |name: &str, after: i64| {
+        let text = fields.text(name);
+        let day = text.parse::<jiff::civil::Date>().and_then(|day| day.checked_add(after.days()));
+        let begin = day.and_then(|day| day.to_zoned(plan.zone.clone()));
+        let begin = begin.map(|begin| begin.timestamp());
+        begin.map_err(|_| Problem::invalid(format!("`{text}` is no day such as 2026-11-30")))
+    };
+    let (from, to) = (day("from", 0)?, day("to", 1)?.min(view.now));
     let slots = past_slots(&plan, from.as_microsecond(), to.as_microsecond());
     let is_open = |slot: &i64| {
         let known = rows.iter().find(|row| row.key.occurrence == *slot);

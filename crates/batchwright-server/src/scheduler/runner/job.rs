@@ -73,7 +73,8 @@ impl JobStarter {
             Ok(handle) => Begun::Here(handle),
             // A server completed the execution and died before it recorded the outcome.
             Err(OperatorError::Refused(Refusal::AlreadyComplete { execution })) => {
-                Begun::Ended(Outcome::Executed(Some(format!("execution {execution} COMPLETED"))))
+                let done = format!("execution {execution} had COMPLETED; nothing ran");
+                Begun::Ended(Outcome::Executed(Some(done)))
             }
             Err(OperatorError::Refused(Refusal::AlreadyRunning { execution, .. })) => {
                 Begun::Elsewhere(execution)
