@@ -20,7 +20,7 @@ use super::super::page::percent;
 use super::super::session::random_word;
 use super::chart;
 use super::form::Fields;
-use super::parts::{executions, job_path};
+use super::parts::{cut, executions, job_path};
 use super::view::View;
 
 /// Executions of the chart.
@@ -105,6 +105,10 @@ fn launch_form(view: &View, job: &Job, given: &JobParameters) -> Markup {
             form method="post" action=(view.url(&format!("{}/start", job_path(name)))) data-launch=(name) {
                 input type="hidden" name="form_key" value=(view.api.form_key_of(&view.caller));
                 input type="hidden" name="request" value=(random_word());
+                @let omitted = omitted(given);
+                @if !omitted.is_empty() {
+                    p.notice { "Give these again, because they are secret or long: " (cut(&omitted.join(", "), 500)) "." }
+                }
                 div.fields {
                     @for declared in &schema.declared {
                         @let field = Field::of(declared, given);
@@ -133,8 +137,7 @@ fn open_fields(schema: &ParameterSchema, given: &JobParameters) -> Markup {
     let lines = others.filter_map(|(name, one)| {
         let (value, kind) = (plain(name, one)?, one.value.kind());
         let role = if one.identifying { "" } else { "-" };
-        // A line has no line breaks: such a value is given again.
-        (!value.contains(['\n', '\r'])).then(|| format!("{role}{name}:{kind}={value}\n"))
+        Some(format!("{role}{name}:{kind}={value}\n"))
     });
     html! {
         div {
@@ -145,9 +148,21 @@ fn open_fields(schema: &ParameterSchema, given: &JobParameters) -> Markup {
     }
 }
 
-/// Returns the value of a parameter; `None` for a secret one, which is never sent to a browser: the person gives it again.
+/// Longest value that a form repeats, in bytes.
+const REPEATED_BYTES_MAX: usize = 4_096;
+
+/// Returns the value of a parameter for a form; `None` for one that the person gives again: a secret one, which is never sent to a
+/// browser, and one that a field cannot hold.
 fn plain(name: &str, parameter: &Parameter) -> Option<String> {
-    (parameter.shown_as(name) == *parameter).then(|| parameter.value.to_string())
+    let value = parameter.value.to_string();
+    let fits = value.len() <= REPEATED_BYTES_MAX && !value.contains(['\n', '\r']);
+    (fits && parameter.shown_as(name) == *parameter).then_some(value)
+}
+
+/// Returns the names of the parameters that a form does not repeat.
+fn omitted(given: &JobParameters) -> Vec<&str> {
+    let omitted = given.iter().filter(|(name, one)| plain(name, one).is_none());
+    omitted.map(|(name, _)| name).collect()
 }
 
 /// The field of a parameter that the job declares.
