@@ -1,6 +1,7 @@
 //! Maintenance tasks of the repository. `cargo xtask ci` runs all checks, in CI and locally.
 
 mod bench;
+mod bench_dashboard;
 mod bench_formats;
 mod bench_kinds;
 mod bench_load;
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
             Ok(rounds) => bench::run(rounds),
             Err(_) => Err(format!("`{rounds}` is no number of rounds")),
         },
-        ["bench", "servers" | "store" | "scheduler" | "kinds", ..] if !ci::has_services() => {
+        ["bench", "servers" | "store" | "scheduler" | "kinds" | "dashboard", ..] if !ci::has_services() => {
             ci::with_services(&words)
         }
         ["bench", "servers"] => bench_servers::servers(5),
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         ["bench", "scheduler", "--quick"] => bench_servers::scheduler(true),
         ["bench", "formats"] => bench_formats::run(3),
         ["bench", "kinds"] => bench_kinds::run(),
+        ["bench", "dashboard"] => bench_dashboard::run(),
         ["bench", "slices"] => bench_servers::slices(),
         ["bench", "tools"] => bench_tools::run(5),
         ["fuzz"] => ci::fuzz("60"),
@@ -53,7 +55,7 @@ fn main() -> ExitCode {
             Err(_) => Err(format!("`{seeds}` is no number of seeds")),
         },
         _ => Err(
-            "usage: cargo xtask ci [--quick | --services] | beside | surface | tidy | bench [--rounds N | servers | store | scheduler [--quick] | slices | tools | formats | kinds] | \
+            "usage: cargo xtask ci [--quick | --services] | beside | surface | tidy | bench [--rounds N | servers | store | scheduler [--quick] | slices | tools | formats | kinds | dashboard] | \
                   fuzz [--seconds N] | sweep [--seconds N | --all] | sim --seeds N"
                 .to_owned(),
         ),

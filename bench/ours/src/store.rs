@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use batchwright::clock::Clock as _;
 use batchwright::execution::ExecutionId;
 use batchwright::query::{ExecutionFilter, InstancePage, Queries};
 use batchwright::step::Flow;
@@ -22,28 +23,38 @@ type Failure = Box<dyn std::error::Error>;
 /// Fills a store with `task.count` executions, then prints the time of each query.
 pub(crate) fn run(work: &str, task: &Task) -> Outcome {
     timed(|| {
-        let repository = Arc::new(match work {
+        let (kind, only_fills) = match work.strip_prefix("fill-") {
+            Some(kind) => (kind, true),
+            None => (work, false),
+        };
+        let repository = Arc::new(match kind {
             "sqlite" => filled_sqlite(task)?,
             _ => filled_postgres(task)?,
         });
-        measure(work, repository, task.count)
+        if only_fills { Ok(()) } else { measure(work, repository, task.count) }
     })
 }
 
-/// Returns SQL that inserts rows like those of completed jobs with one step; only the syntax differs between
-/// the databases.
-fn rows(series: &str, divide: &str) -> String {
+/// Microseconds between two executions: a million are some seven days.
+const APART: u64 = 600_000;
+
+/// Returns SQL that inserts rows like those of completed jobs with one step, the newest now; only the syntax differs between the
+/// databases.
+fn rows(series: &str, divide: &str, count: u64) -> String {
+    let now = batchwright::clock::SystemClock::default().now().as_microsecond();
+    let first = now - i64::try_from(count * APART).unwrap_or(now);
+    let at = format!("{first} + n * {APART}");
     format!(
-        "INSERT INTO bw_job_instance (job, key, created_at) SELECT 'job ' || (n % {JOBS}), 'key ' || n, n FROM {series};
+        "INSERT INTO bw_job_instance (job, key, created_at) SELECT 'job-' || (n % {JOBS}), 'key ' || n, {at} FROM {series};
          INSERT INTO bw_job_execution (instance_id, job, status, exit_code, exit_message, parameters, created_at,
              started_at, ended_at, fence, stop_requested, warnings, context, flow, version)
-         SELECT n, 'job ' || (n % {JOBS}), CASE n % 50 WHEN 0 THEN 'FAILED' ELSE 'COMPLETED' END, 'COMPLETED', '',
-             '{{}}', 1700000000000000 + n, 1700000000000000 + n, 1700000000000000 + n, 1, 0, '[]', '{{}}', '{{}}', 3
+         SELECT n, 'job-' || (n % {JOBS}), CASE n % 50 WHEN 0 THEN 'FAILED' ELSE 'COMPLETED' END, 'COMPLETED', '',
+             '{{}}', {at}, {at}, {at} + 5000000, 1, 0, '[]', '{{}}', '{{}}', 3
          FROM {series};
          INSERT INTO bw_step_execution (execution_id, name, status, exit_code, exit_message, read_count, write_count,
              filter_count, read_skip, process_skip, write_skip, commit_count, rollback_count, context, started_at,
              updated_at, handled)
-         SELECT n, 'load', 'COMPLETED', 'COMPLETED', '', n {divide} 3, n {divide} 3, 0, 0, 0, 0, 7, 0, '{{}}', n, n, 0 FROM {series};"
+         SELECT n, 'load', 'COMPLETED', 'COMPLETED', '', n {divide} 3, n {divide} 3, 0, 0, 0, 0, 7, 0, '{{}}', {at}, {at}, 0 FROM {series};"
     )
 }
 
@@ -60,7 +71,7 @@ fn filled_sqlite(task: &Task) -> Result<SqlRepository, Failure> {
         "(WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < {count}) SELECT n FROM s)"
     );
     let connection = SqliteDatabase::at(&task.output).connect()?;
-    connection.execute_batch(&format!("BEGIN; {} COMMIT; ANALYZE", rows(&series, "/")))?;
+    connection.execute_batch(&format!("BEGIN; {} COMMIT; ANALYZE", rows(&series, "/", count)))?;
     Ok(repository)
 }
 
@@ -71,6 +82,7 @@ fn filled_postgres(task: &Task) -> Result<SqlRepository, Failure> {
         "step_execution",
         "job_execution",
         "job_instance",
+        "audit",
         "store",
         "schema_version",
     ]
@@ -79,7 +91,7 @@ fn filled_postgres(task: &Task) -> Result<SqlRepository, Failure> {
     servers::on_server("postgres", &drop_all)?;
     let repository = SqlRepository::connect(&servers::url("postgres"))?;
     let series = format!("generate_series(1, {}) AS s(n)", task.count);
-    servers::on_server("postgres", &rows(&series, "/"))?;
+    servers::on_server("postgres", &rows(&series, "/", task.count))?;
     servers::on_server("postgres", "ANALYZE")?;
     Ok(repository)
 }
@@ -90,9 +102,9 @@ type Ask<'a> = Box<dyn FnMut() -> Result<usize, Failure> + 'a>;
 fn measure(work: &str, repository: Arc<SqlRepository>, count: u64) -> Result<(), Failure> {
     let operator = JobOperator::new(repository.clone());
     let step = TaskletStep::new("nothing", |_| Ok(Flow::Finished));
-    operator.registry().register(Job::builder("job 7").step(step).build()?)?;
+    operator.registry().register(Job::builder("job-7").step(step).build()?)?;
     let middle = ExecutionId(i64::try_from(count / 2)?);
-    let of_job = || ExecutionFilter::of_job("job 7").limit(50);
+    let of_job = || ExecutionFilter::of_job("job-7").limit(50);
     let failed = BatchStatus::Failed;
     let found = |filter: ExecutionFilter| -> Result<usize, Failure> {
         Ok(repository.executions(&filter)?.len())
@@ -103,7 +115,7 @@ fn measure(work: &str, repository: Arc<SqlRepository>, count: u64) -> Result<(),
             "start a job of one empty step, to its end",
             Box::new(|| {
                 number += 1;
-                operator.start("job 7", JobParameters::new().with("n", number))?.wait()?;
+                operator.start("job-7", JobParameters::new().with("n", number))?.wait()?;
                 Ok(1)
             }),
         ),
@@ -121,12 +133,12 @@ fn measure(work: &str, repository: Arc<SqlRepository>, count: u64) -> Result<(),
         ("all running executions", Box::new(|| found(ExecutionFilter::default().running()))),
         (
             "a page of instances of a job",
-            Box::new(|| Ok(repository.instances("job 7", InstancePage::first(50))?.len())),
+            Box::new(|| Ok(repository.instances("job-7", InstancePage::first(50))?.len())),
         ),
         (
             "number of executions of a job",
             Box::new(|| {
-                let counted = repository.execution_count(&ExecutionFilter::of_job("job 7"))?;
+                let counted = repository.execution_count(&ExecutionFilter::of_job("job-7"))?;
                 Ok(usize::try_from(counted)?)
             }),
         ),

@@ -66,6 +66,9 @@ pub(crate) struct Global {
     /// Output format.
     #[arg(long, global = true, value_enum, default_value_t)]
     pub(crate) format: Format,
+    /// Format of the log on standard error.
+    #[arg(long, global = true, env = "BATCHWRIGHT_LOG_FORMAT", value_enum, default_value_t)]
+    pub(crate) log_format: LogFormat,
     /// Log only errors.
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
@@ -95,6 +98,16 @@ pub(crate) struct Global {
 }
 
 /// Output format.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object in each line, with its time, and with job and execution where there are.
+    Json,
+}
+
+/// The formats of the output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// Readable text.

@@ -5,15 +5,16 @@ use std::io::{self, Write};
 use batchwright::execution::{ExecutionSummary, StepSummary};
 use serde::Serialize;
 
-use crate::args::{Format, Global};
+use crate::args::{Format, Global, LogFormat};
 use crate::error::CliError;
 
 /// Starts logging to stderr, at the level of `RUST_LOG` if set, else of `-q` and `-v`.
 ///
 /// Without those options, a server logs at `level`.
 pub(crate) fn init_log(global: &Global, level: Option<&str>) {
+    let is_server = level.is_some();
     let level = match (global.quiet, global.verbose) {
-        (false, 0) if level.is_some() => level.unwrap_or_default(),
+        (false, 0) if is_server => level.unwrap_or_default(),
         (true, _) => "error",
         // The paths of the results are logged by default.
         (_, 0) => "warn,batchwright::output=info",
@@ -30,14 +31,21 @@ pub(crate) fn init_log(global: &Global, level: Option<&str>) {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(quiet))
         // The FTP library logs its commands, one of which has the password.
         .add_directive("suppaftp=off".parse().expect("a valid directive"));
-    // A program that embeds the command may already have its own subscriber, which then stays in use.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    // Lines for people name the execution in their texts; spans are for programs.
+    let spans = if global.log_format == LogFormat::Json { "info" } else { "off" };
+    let spans = format!("batchwright::span={spans}").parse().expect("a valid directive");
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter.add_directive(spans))
         .with_writer(|| Log)
         .log_internal_errors(false)
-        .with_ansi(false)
-        .without_time()
-        .try_init();
+        .with_ansi(false);
+    // A program that embeds the command may already have its own subscriber, which then stays in use.
+    let _ = match global.log_format {
+        LogFormat::Json => log.json().flatten_event(true).with_current_span(true).try_init(),
+        // The log of a server is read later.
+        LogFormat::Text if is_server => log.try_init(),
+        LogFormat::Text => log.without_time().try_init(),
+    };
 }
 
 /// The writer of log lines on stderr.

@@ -239,7 +239,7 @@ fn a_schedule_is_set_paused_fired_and_backfilled() {
     set("#to", "2026-11-03");
     page.browser.click("details:has(#from) form button");
     until("three days were loaded", || {
-        page.open("/executions?q=job:load-orders%20by:schedule:orders-test");
+        page.open("/executions?q=job:load-orders%20by:schedule:orders-test%20status:completed");
         page.text().contains("4 executions shown")
     });
     for day in ["2026-11-01", "2026-11-02", "2026-11-03"] {
@@ -247,7 +247,10 @@ fn a_schedule_is_set_paused_fired_and_backfilled() {
         assert!(page.place.path(&format!("out/orders-{day}.jsonl")).exists());
     }
     // What was executed is not executed again.
-    page.open("/schedule/orders-test");
+    until("the schedule knows it", || {
+        page.open("/schedule/orders-test");
+        page.text().matches("executed").count() >= 4
+    });
     page.browser.click("details:has(#from) > summary");
     set("#from", "2026-11-01");
     set("#to", "2026-11-03");

@@ -51,12 +51,12 @@ fn a_recurring_trigger_is_fired_for_past_slots() {
         history.contains("2026-11-28 02:30:00") && history.contains("2026-11-29 02:30:00"),
         "{history}"
     );
-    place.run(&["schedule", "fire", "other"]).expect(1);
+    place.run(&["schedule", "fire", "other"]).expect(2);
     let wrong = place.run(&["schedule", "fire", "nightly", "--slot", "yesterday"]).expect(2).err;
     assert!(wrong.contains("`yesterday`"), "{wrong}");
     place.run(&["schedule", "set", "once", "2099-01-01 00:00:00"]).expect(0);
     let refused =
-        place.run(&["schedule", "fire", "once", "--slot", "2026-11-28T02:30:00Z"]).expect(1).err;
+        place.run(&["schedule", "fire", "once", "--slot", "2026-11-28T02:30:00Z"]).expect(2).err;
     assert!(refused.contains("fires once"), "{refused}");
     place.run(&["schedule", "fire", "once"]).expect(0);
 }
@@ -332,4 +332,30 @@ fn a_job_that_was_handed_over_runs_and_goes_on_after_a_graceful_end() {
         place.newest() == Some(2) && place.show(2)["status"] == "COMPLETED"
     });
     assert_eq!(serving.end(), 0);
+}
+
+#[test]
+fn past_slots_run_one_after_another_where_slots_must_not_overlap() {
+    let place = Place::new();
+    let server = serving::Serving::start(&place);
+    let log = place.path("log");
+    let text = format!("echo begin >> {0}\nsleep 0.2\necho end >> {0}\n", log.display());
+    let script = place.write("script.sh", text);
+    place.run(&["rule", "set", "r", "nightly", "shell", script.to_str().unwrap()]).expect(0);
+    place.run(&["schedule", "set", "nightly", "cron", "0 30 2 * * *", "overlap", "skip"]).expect(0);
+    let slots = [
+        "--slot",
+        "2026-11-26T02:30:00Z",
+        "--slot",
+        "2026-11-27T02:30:00Z",
+        "--slot",
+        "2026-11-28T02:30:00Z",
+    ];
+    place.run(&[&["schedule", "fire", "nightly"], &slots[..]].concat()).expect(0);
+    until("three slots were executed", || {
+        let history = place.run(&["schedule", "history", "nightly"]).expect(0).out;
+        history.matches("executed").count() == 3
+    });
+    assert_eq!(place.read("log"), "begin\nend\n".repeat(3), "one after another");
+    drop(server);
 }

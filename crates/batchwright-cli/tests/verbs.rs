@@ -333,3 +333,50 @@ fn a_failed_execution_is_followed_by_how_to_continue_it_only_if_it_can_be() {
     assert!(refused.contains("restartable = false"), "{refused}");
     place.run(&["restart", "twice.toml"]).expect(1);
 }
+
+#[test]
+fn a_log_in_json_names_the_execution_and_its_step() {
+    let place = Place::new();
+    place.write("in.txt", "a\n");
+    place.write(
+        "jobs/copy.toml",
+        "name = \"copy\"\n[[steps]]\nname = \"load\"\nreader = { type = \"lines\", path = \"../in.txt\" }\n\
+         writer = { type = \"jsonl\", path = \"../out.jsonl\" }\n",
+    );
+    let done = place.run(&["run", "copy", "--log-format", "json"]).expect(0);
+    let lines =
+        done.err.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let wrote =
+        lines.into_iter().find(|line| line["message"].as_str().unwrap().starts_with("wrote"));
+    let wrote = wrote.unwrap_or_else(|| panic!("{}", done.err));
+    assert_eq!((&wrote["span"]["job"], &wrote["span"]["execution"]), (&"copy".into(), &1.into()));
+    assert!(wrote["timestamp"].as_str().unwrap().ends_with('Z'), "{wrote}");
+    assert_eq!(wrote["spans"][0]["name"], "run");
+}
+
+#[test]
+fn executions_are_found_by_conditions_and_say_who_started_them() {
+    let place = Place::new();
+    place.write(
+        "jobs/touch.toml",
+        "name = \"touch\"\n[parameters]\nday = { type = \"date\" }\n[[steps]]\nname = \"touch\"\n\
+         type = \"command\"\nargv = [\"true\"]\n",
+    );
+    for day in ["2026-10-31", "2026-11-01", "2026-11-02"] {
+        place.run(&["run", "touch", &format!("day={day}")]).expect(0);
+    }
+    let found = |filter: &str| -> Vec<i64> {
+        let listed =
+            place.run(&["executions", "--filter", filter, "--format", "json"]).expect(0).out;
+        let lines =
+            listed.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines.map(|one| one["id"].as_i64().unwrap()).collect()
+    };
+    assert_eq!(found("param.day:2026-11 status:completed since:1h"), [3, 2]);
+    assert_eq!(found("by:cli job:touch"), [3, 2, 1]);
+    assert_eq!(found("status:running"), [0; 0]);
+    let wrong = place.run(&["executions", "--filter", "day:1"]).expect(2).err;
+    assert!(wrong.contains("--filter") && wrong.contains("`day`"), "{wrong}");
+    let who = place.show(1)["triggered_by"].as_str().unwrap().to_owned();
+    assert!(who.starts_with("cli:") && who.contains('@'), "{who}");
+}

@@ -7,3 +7,6 @@ mod step;
 
 pub(crate) use job::{JobRun, run_job};
 pub(crate) use step::{Past, StepOrder, run_step};
+
+/// Target of the spans of executions and steps, so that a log can leave them out.
+const SPANS: &str = "batchwright::span";

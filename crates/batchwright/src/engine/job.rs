@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::SPANS;
 use super::flow::{FlowEnd, Walk};
 use crate::clock::StopToken;
 use crate::error::{ItemError, RepositoryError};
@@ -26,6 +27,15 @@ pub(crate) fn run_job(host: &Host, run: &JobRun) -> Result<Option<JobExecution>,
     let Some(execution) = lifecycle::claim(&host.store, run.lease, host.clock.now())? else {
         return Ok(None);
     };
+    let span = tracing::info_span!(
+        target: SPANS,
+        "run",
+        job = execution.job,
+        execution = execution.id.0,
+        instance = execution.instance_id.0,
+        triggered_by = execution.triggered_by,
+    );
+    let _within = span.enter();
     let scope = JobScope::new(&execution, run.stop.clone());
     let (end, flow) = match before_job(&run.job, &scope) {
         Ok(()) => {

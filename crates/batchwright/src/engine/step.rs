@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::SPANS;
 use crate::clock::StopToken;
 use crate::error::{ItemError, ItemErrorText, RepositoryError, StepError};
 use crate::execution::{BatchStatus, Counters, ExitStatus, StatusEvent, StepExecution};
@@ -119,6 +120,15 @@ fn run_once<'o>(
     order: &mut StepOrder<'o>,
     failed: &mut FailedAttempts,
 ) -> Result<(StepExecution, Option<&'o Backoff>), RepositoryError> {
+    // A partition runs on a thread of its own, so that its span names the execution, too.
+    let span = tracing::info_span!(
+        target: SPANS,
+        "step",
+        job = order.scope.job(),
+        execution = order.lease.execution.0,
+        step = order.name,
+    );
+    let _within = span.enter();
     let StepOrder { step, name, partition, scope, lease, resumed, past, .. } = order;
     let (step, lease, resumed) = (*step, *lease, resumed.take());
     let was_taken = past.was_taken;

@@ -307,3 +307,34 @@ fn fail_row(mut row: TriggerRow) -> TriggerRow {
     row.reason = Some("its plan cannot be understood".to_owned());
     row
 }
+
+#[test]
+fn only_what_was_not_executed_becomes_due_by_hand() {
+    use TriggerStatus::{Dead, Ended, Executed, Failed, Paused, Planned, Skipped, Triggered};
+    for status in TriggerStatus::ALL {
+        let mut before = row(status);
+        (before.attempt, before.reason) = (4, Some("exit code 3".to_owned()));
+        let after = due_now(before, NOW).map(|row| (row.status, row.due, row.attempt, row.reason));
+        let expected = match status {
+            Triggered => Err("busy"),
+            Executed => Err("invalid"),
+            Planned | Paused | Failed | Dead | Skipped | Ended => Ok((Planned, Some(NOW), 0, None)),
+        };
+        assert_eq!(after.map_err(|refused| refused.code), expected, "{status}");
+    }
+}
+
+#[test]
+fn a_slot_older_than_the_records_is_refused_once_records_were_removed() {
+    let slots = |count: usize| -> Vec<TriggerRow> {
+        let slots = (0..i64::try_from(count).unwrap()).map(|number| NOW + number * MINUTE);
+        slots.map(|slot| TriggerRow::planned(TriggerKey::of_slot("a", slot), slot)).collect()
+    };
+    let old = [TriggerKey::of_slot("a", NOW - MINUTE)];
+    let known = [TriggerKey::of_slot("a", NOW)];
+    assert_eq!(forgotten(&slots(SLOTS_KEPT - 1), &old), None, "all records are there");
+    let refused = forgotten(&slots(SLOTS_KEPT), &old).expect("it may have been executed");
+    assert!(refused.message.contains("start its job"), "{}", refused.message);
+    assert_eq!(forgotten(&slots(SLOTS_KEPT), &known), None);
+    assert_eq!(forgotten(&[], &old), None);
+}
