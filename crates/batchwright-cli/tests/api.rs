@@ -56,11 +56,22 @@ fn rows(place: &Place) -> i64 {
 }
 
 fn ask(serving: &Serving, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+    ask_with(serving, method, path, "", body)
+}
+
+/// Sends a request with further lines in its head, each with its end.
+fn ask_with(
+    serving: &Serving,
+    method: &str,
+    path: &str,
+    lines: &str,
+    body: Option<Value>,
+) -> (u16, Value) {
     use std::io::{Read, Write};
     let mut socket = std::net::TcpStream::connect(&serving.http).unwrap();
     let body = body.map(|body| body.to_string()).unwrap_or_default();
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-type: application/json\r\n\
+        "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-type: application/json\r\n{lines}\
          content-length: {}\r\n\r\n{body}",
         serving.http,
         body.len()
@@ -71,6 +82,25 @@ fn ask(serving: &Serving, method: &str, path: &str, body: Option<Value>) -> (u16
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     (status, serde_json::from_str(body).unwrap_or(Value::Null))
+}
+
+#[test]
+fn a_start_waits_for_the_end_if_the_client_prefers_that() {
+    let place = place();
+    let steps = "[[steps]]\nname = \"sleep\"\ntype = \"command\"\nargv = [\"sleep\", \"${params.seconds}\"]\n";
+    let parameters = "name = \"nap\"\n[parameters]\nseconds = { type = \"string\" }\n";
+    place.write("jobs/nap.toml", format!("{parameters}{steps}"));
+    let serving = Serving::start(&place);
+    let start = |seconds: &str, wait: &str| {
+        let body = json!({"parameters": {"seconds": seconds}});
+        ask_with(&serving, "POST", "/v1/jobs/nap/executions", wait, Some(body))
+    };
+    let (status, ended) = start("0.3", "prefer: wait=30\r\n");
+    assert_eq!((status, &ended["status"]), (200, &json!("COMPLETED")));
+    let (status, running) = start("30", "prefer: wait=1\r\n");
+    assert_eq!((status, &running["status"]), (202, &json!("STARTED")));
+    let (status, _) = ask(&serving, "POST", "/v1/executions/2/stop", None);
+    assert_eq!(status, 202);
 }
 
 #[test]

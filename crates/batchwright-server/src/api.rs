@@ -19,6 +19,7 @@ mod progressive;
 mod schedule;
 mod session;
 mod stream;
+mod wait;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -19,6 +19,7 @@ use super::body::{Asked, Id, NoQuery, accepts};
 use super::idempotency::{KeyHeader, Keyed, once};
 use super::jobs::ParameterInput;
 use super::page::{PageQuery, cursor, cut, limit, page};
+use super::wait::{PreferHeader, wait};
 use super::{Api, Problem, blocking, stream};
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -183,13 +184,15 @@ pub(super) struct RestartBody {
 
 /// Restarts the execution with a new one of the same instance, which a worker of this store runs.
 #[utoipa::path(post, path = "/v1/executions/{id}/restart", tag = "executions", params(("id" = i64, Path),
-    KeyHeader),
+    KeyHeader, PreferHeader),
     request_body = Option<RestartBody>,
-    responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
+    responses((status = 202, body = ExecutionSummary, headers(("location" = String))),
+    (status = 200, body = ExecutionSummary, headers(("location" = String)))))]
 pub(super) async fn restart(
     State(api): State<Api>,
     _: NoQuery,
     Id(id): Id,
+    headers: HeaderMap,
     Keyed { body, key, by }: Keyed<RestartBody>,
 ) -> Result<Response, Problem> {
     let restart = move |api: &Api, request| {
@@ -207,7 +210,8 @@ pub(super) async fn restart(
         let launch = Launch::restart(id).parameters(overrides).options(options);
         Ok(api.operator().enqueue(&launch)?.id)
     };
-    once(api, key, restart, Api::accepted).await
+    let restarted = once(api.clone(), key, restart, Api::accepted).await?;
+    wait(&api, &headers, restarted).await
 }
 
 /// Abandons the execution: it is never restarted.

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use batchwright::execution::{ExecutionId, ExecutionSummary, InstanceId, JobInstance};
 use batchwright::launch::{Launch, LaunchOptions, RequestKey};
@@ -19,6 +19,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::body::{Asked, Body, NoQuery};
 use super::idempotency::{KeyHeader, Keyed, once};
 use super::page::{PageQuery, cursor, cut, limit, page, percent};
+use super::wait::{PreferHeader, wait};
 use super::{Api, Problem, blocking};
 
 /// An entry of the list of jobs.
@@ -222,12 +223,14 @@ pub(super) fn parameters(job: &Job, given: Map<String, Value>) -> Result<JobPara
 
 /// Starts the job, or restarts its failed or stopped instance; a worker of this store runs the execution.
 #[utoipa::path(post, path = "/v1/jobs/{job}/executions", tag = "jobs", params(("job" = String, Path),
-    KeyHeader),
-    request_body = Option<StartBody>, responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
+    KeyHeader, PreferHeader),
+    request_body = Option<StartBody>, responses((status = 202, body = ExecutionSummary, headers(("location" = String))),
+    (status = 200, body = ExecutionSummary, headers(("location" = String)))))]
 pub(super) async fn start(
     State(api): State<Api>,
     _: NoQuery,
     Path(name): Path<String>,
+    headers: HeaderMap,
     Keyed { body, key, by }: Keyed<StartBody>,
 ) -> Result<Response, Problem> {
     let start = move |api: &Api, request| {
@@ -235,17 +238,20 @@ pub(super) async fn start(
         let (given, options) = api.launch(&name, body, request, by)?;
         Ok(api.operator().enqueue(&Launch::start(name, given).options(options))?.id)
     };
-    once(api, key, start, Api::accepted).await
+    let started = once(api.clone(), key, start, Api::accepted).await?;
+    wait(&api, &headers, started).await
 }
 
 /// Starts the next instance of the job's sequence; a worker of this store runs the execution.
 #[utoipa::path(post, path = "/v1/jobs/{job}/next", tag = "jobs", params(("job" = String, Path),
-    KeyHeader),
-    request_body = Option<StartBody>, responses((status = 202, body = ExecutionSummary, headers(("location" = String)))))]
+    KeyHeader, PreferHeader),
+    request_body = Option<StartBody>, responses((status = 202, body = ExecutionSummary, headers(("location" = String))),
+    (status = 200, body = ExecutionSummary, headers(("location" = String)))))]
 pub(super) async fn next(
     State(api): State<Api>,
     _: NoQuery,
     Path(name): Path<String>,
+    headers: HeaderMap,
     Keyed { body, key, by }: Keyed<StartBody>,
 ) -> Result<Response, Problem> {
     let next = move |api: &Api, request| {
@@ -254,7 +260,8 @@ pub(super) async fn next(
         let launch = Launch::next(name).parameters(given).options(options);
         Ok(api.operator().enqueue(&launch)?.id)
     };
-    once(api, key, next, Api::accepted).await
+    let started = once(api.clone(), key, next, Api::accepted).await?;
+    wait(&api, &headers, started).await
 }
 
 #[derive(Debug, Serialize, ToSchema)]
