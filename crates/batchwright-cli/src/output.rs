@@ -41,7 +41,12 @@ pub(crate) fn init_log(global: &Global, level: Option<&str>) {
         .with_ansi(false);
     // A program that embeds the command may already have its own subscriber, which then stays in use.
     let _ = match global.log_format {
-        LogFormat::Json => log.json().flatten_event(true).with_current_span(true).try_init(),
+        LogFormat::Json => log
+            .with_writer(|| JsonLog)
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .try_init(),
         // The log of a server is read later.
         LogFormat::Text if is_server => log.try_init(),
         LogFormat::Text => log.without_time().try_init(),
@@ -59,6 +64,31 @@ impl Write for Log {
         let text = String::from_utf8_lossy(line);
         let body = text.strip_suffix('\n').unwrap_or(&text);
         let _ = writeln!(io::stderr(), "{}", batchwright::text::shown(body));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The writer of log lines that are JSON: what a terminal would not show is escaped as JSON escapes it.
+struct JsonLog;
+
+impl Write for JsonLog {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        let mut shown = String::with_capacity(text.len());
+        for letter in text.trim_end_matches('\n').chars() {
+            match batchwright::text::shown(letter.encode_utf8(&mut [0; 4])) == letter.to_string() {
+                true => shown.push(letter),
+                false => {
+                    let units = letter.encode_utf16(&mut [0; 2]).to_vec();
+                    shown.extend(units.into_iter().map(|unit| format!("\\u{unit:04x}")));
+                }
+            }
+        }
+        let _ = writeln!(io::stderr(), "{shown}");
         Ok(line.len())
     }
 

@@ -67,14 +67,15 @@
   const notLive = (text) => { sign.textContent = text; sign.hidden = !text; };
   let showCommand = () => {};
   const isLive = main && !main.classList.contains('plain') && !main.querySelector('[data-still]');
-  let due = false, fetching = false, last = 0;
+  let due = false, fetching = false, last = 0, signedOut = false, silent = () => {};
   const refresh = async () => {
     if (fetching || document.hidden || isBusy()) return;
     fetching = true; due = false; last = Date.now();
     try {
       const answer = await fetch(location.href, { headers: { accept: 'text/html' }, redirect: 'manual' });
-      if (answer.type === 'opaqueredirect' || answer.status === 401) { notLive('Signed out: load the page again'); return; }
-      if (!answer.ok) due = true;
+      if (answer.type === 'opaqueredirect' || answer.status === 401) { signedOut = true; silent(); notLive('Signed out: load the page again'); return; }
+      if (answer.status >= 500) { due = true; last = Date.now() + 4000; }
+      else if (!answer.ok) notLive('This page is not there any more');
       if (answer.ok) {
         const page = new DOMParser().parseFromString(await answer.text(), 'text/html');
         const fresh = page.getElementById('main');
@@ -91,13 +92,13 @@
           showCommand();
         }
       }
-    } catch { due = true; } finally { fetching = false; }
+    } catch { due = true; last = Date.now() + 4000; } finally { fetching = false; }
   };
   if (isLive) {
     const changed = () => { due = true; };
     let events = null;
     const listen = () => {
-      if (events || document.hidden) return;
+      if (events || document.hidden || signedOut) return;
       events = new EventSource(`${base}/v1/events`);
       events.addEventListener('status', changed);
       events.addEventListener('progress', changed);
@@ -105,18 +106,19 @@
       events.onopen = () => { notLive(''); due = true; };
       events.onerror = () => {
         notLive('Not live: connecting again');
-        if (events && events.readyState === EventSource.CLOSED) { silent(); setTimeout(listen, 5000); }
+        // A stream that is refused is so because of a session that ended, or of a server that does: the page itself tells which.
+        if (events && events.readyState === EventSource.CLOSED) { silent(); due = true; setTimeout(listen, 5000); }
       };
     };
     // A hidden page gives its connection back, of which a browser has six for a server.
-    const silent = () => { events?.close(); events = null; };
+    silent = () => { events?.close(); events = null; };
     document.addEventListener('visibilitychange', () => { if (document.hidden) silent(); else listen(); });
-    addEventListener('pagehide', silent);
+    addEventListener('pagehide', () => silent());
     addEventListener('pageshow', (event) => { if (event.persisted) location.reload(); });
     listen();
     setInterval(() => {
+      showTimes(document);
       if (due && Date.now() - last > 900) refresh();
-      else showTimes(document);
     }, 500);
   }
   showTimes(document);
@@ -142,6 +144,7 @@
   if (launch) {
     const quoted = (text) => /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
     const show = () => {
+      if (!launch.isConnected || !document.querySelector('[data-as-command]')) return;
       const words = [], json = {};
       for (const field of launch.querySelectorAll('[name^="p."]')) {
         const name = field.name.slice(2), type = field.dataset.type;
@@ -153,7 +156,10 @@
       }
       for (const line of (launch.querySelector('[data-others]')?.value || '').split('\n')) {
         const at = line.indexOf('=');
-        if (at > 0) { words.push(quoted(line.trim())); json[line.slice(0, at).trim()] = line.slice(at + 1).trim(); }
+        if (at < 1) continue;
+        words.push(quoted(line.trim()));
+        const role = line.startsWith('-'), [name, type] = line.slice(role ? 1 : 0, at).split(':').map((word) => word.trim());
+        json[name] = { value: line.slice(at + 1).trim(), type: type || 'string', identifying: !role };
       }
       const body = { parameters: json };
       if (launch.elements.new_only?.checked) { words.push('--new-only'); body.new_only = true; }
@@ -203,6 +209,7 @@
         link.addEventListener('click', (event) => { event.preventDefault(); go(target); });
         return item;
       }));
+      list.children[chosen]?.scrollIntoView({ block: 'nearest' });
       input.setAttribute('aria-activedescendant', shown.length ? `quick-${chosen}` : '');
     };
     input.addEventListener('input', () => { chosen = 0; draw(); });

@@ -25,6 +25,8 @@ const NAMES_MAX: usize = 1_000;
 const BEGUN_MAX: usize = 100_000;
 /// Most running executions that a scrape reads.
 const RUNNING_MAX: usize = 10_000;
+/// What starts executions; everything else counts as an application.
+const KINDS: [&str; 6] = ["cli", "api", "dashboard", "schedule", "queue", "step"];
 /// The buckets of durations, in seconds.
 const SECONDS: [f64; 14] = [
     0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1_800.0, 3_600.0, 7_200.0, 10_800.0,
@@ -59,7 +61,7 @@ struct ExecutionLabels {
     job: String,
     status: &'static str,
     exit_code: String,
-    trigger: String,
+    trigger: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -162,12 +164,15 @@ struct Inner {
     operator: JobOperator,
     of: Families,
     known: Mutex<Known>,
+    /// Held during a scrape, which clears and fills gauges.
+    scrape: Mutex<()>,
 }
 
 /// What is remembered between events.
 #[derive(Default)]
 struct Known {
     jobs: Names,
+    exits: Names,
     steps: Names,
     triggers: Names,
     begun: HashMap<(ExecutionId, Arc<str>), Timestamp>,
@@ -198,7 +203,13 @@ impl Metrics {
         let of = Families::new(&mut registry);
         of.build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
         let operator = operator.clone();
-        let inner = Inner { registry, operator: operator.clone(), of, known: Mutex::default() };
+        let inner = Inner {
+            registry,
+            operator: operator.clone(),
+            of,
+            known: Mutex::default(),
+            scrape: Mutex::default(),
+        };
         let metrics = Self { inner: Arc::new(inner) };
         // A weak observer: the operator outlives the metrics, and they hold the operator.
         let observed = Arc::downgrade(&metrics.inner);
@@ -212,6 +223,7 @@ impl Metrics {
 
     /// Returns all metrics as OpenMetrics text. Reads the store; `upcoming` are the triggers that fire next.
     pub(crate) fn text(&self, upcoming: &[TriggerRow]) -> Result<String, String> {
+        let _alone = self.inner.scrape.lock().unwrap_or_else(PoisonError::into_inner);
         self.inner.look(upcoming).map_err(|error| report(&error))?;
         let mut text = String::new();
         encode(&mut text, &self.inner.registry).map_err(|error| error.to_string())?;
@@ -260,6 +272,10 @@ impl Inner {
             self.of.last_success.get_or_create(&JobLabel { job: known.jobs.label(&job) }).set(at);
         }
         for row in upcoming.iter().filter(|row| row.key.occurrence == TRIGGER) {
+            // Triggers that fire once come and go, and would use up the names.
+            if row.plan.is_none() {
+                continue;
+            }
             let label = ScheduleLabel { schedule: known.triggers.label(&row.key.identifier) };
             if let Some(due) = row.due {
                 self.of.next_fire.get_or_create(&label).set(due / 1_000_000);
@@ -268,24 +284,22 @@ impl Inner {
         Ok(())
     }
 
-    fn execution_ended(&self, id: ExecutionId, job: String, status: BatchStatus, at: Timestamp) {
+    fn execution_ended(&self, id: ExecutionId, job: String, status: BatchStatus) {
         let row = self.operator.queries().execution(id).ok().flatten();
         let trigger = row.as_ref().and_then(|row| row.triggered_by.as_deref());
-        let trigger = trigger.and_then(|by| by.split(':').next()).unwrap_or("application");
-        let labels = ExecutionLabels {
-            job: job.clone(),
-            status: status.name(),
-            // Programs choose exit codes, which are few; a text of any length is not one.
-            exit_code: row.as_ref().map_or_else(String::new, |row| cut(&row.exit.code)),
-            trigger: cut(trigger),
-        };
+        let trigger = trigger.and_then(|by| by.split(':').next()).unwrap_or_default();
+        let trigger = KINDS.into_iter().find(|kind| *kind == trigger).unwrap_or("application");
+        let exit_code = row.as_ref().map_or("", |row| &row.exit.code);
+        let exit_code = self.known().exits.label(&cut(exit_code));
+        let labels =
+            ExecutionLabels { job: job.clone(), status: status.name(), exit_code, trigger };
         self.of.executions.get_or_create(&labels).inc();
-        if let Some(begun) = row.and_then(|row| row.started_at) {
+        let times = row.and_then(|row| row.started_at.zip(row.ended_at));
+        // An execution that is abandoned ended before.
+        if let Some((begun, ended)) = times.filter(|_| status != BatchStatus::Abandoned) {
             let labels = JobEndLabels { job, status: status.name() };
-            self.of
-                .job_seconds
-                .get_or_create(&labels)
-                .observe(at.duration_since(begun).as_secs_f64());
+            let took = ended.duration_since(begun).as_secs_f64();
+            self.of.job_seconds.get_or_create(&labels).observe(took);
         }
     }
 
@@ -350,7 +364,7 @@ impl Inner {
     fn trigger_changed(
         &self,
         identifier: &str,
-        slot: Timestamp,
+        due: Option<Timestamp>,
         at: Timestamp,
         status: &str,
         reason: Option<&str>,
@@ -358,12 +372,15 @@ impl Inner {
         let schedule = self.known().triggers.label(identifier);
         match TriggerStatus::from_name(status) {
             Some(TriggerStatus::Triggered) => {
-                let lag = at.duration_since(slot).as_secs_f64().max(0.0);
+                let Some(due) = due else { return };
+                let lag = at.duration_since(due).as_secs_f64().max(0.0);
                 self.of.lag.get_or_create(&ScheduleLabel { schedule }).observe(lag);
             }
             Some(TriggerStatus::Skipped) => {
                 let reason = match reason.unwrap_or_default() {
-                    text if text.starts_with("overlap") => "overlap",
+                    text if text.starts_with("overlap") || text.starts_with("replaced") => {
+                        "overlap"
+                    }
                     text if text.starts_with("paused") => "paused",
                     _ => "down",
                 };
@@ -386,7 +403,7 @@ impl Observer for Inner {
                 if !status.is_running() =>
             {
                 let job = self.known().jobs.label(job);
-                self.execution_ended(*id, job, *status, event.at);
+                self.execution_ended(*id, job, *status);
                 let mut known = self.known();
                 known.counted.retain(|_, (execution, _)| execution != id);
                 known.begun.retain(|(execution, _), _| execution != id);
@@ -410,8 +427,8 @@ impl Observer for Inner {
             (_, Change::SliceEnded { took, .. }) => {
                 self.of.slice_seconds.observe(took.as_secs_f64())
             }
-            (Subject::Trigger { identifier, slot }, Change::Trigger { status, reason }) => {
-                self.trigger_changed(identifier, *slot, event.at, status, reason.as_deref());
+            (Subject::Trigger { identifier, .. }, Change::Trigger { status, reason, due }) => {
+                self.trigger_changed(identifier, *due, event.at, status, reason.as_deref());
             }
             _ => {}
         }
@@ -482,7 +499,7 @@ mod tests {
         let trigger = |status: TriggerStatus, reason: Option<&str>| {
             let subject = Subject::Trigger { identifier: "nightly".into(), slot: now };
             let reason = reason.map(str::to_owned);
-            let change = Change::Trigger { status: status.name(), reason };
+            let change = Change::Trigger { status: status.name(), reason, due: Some(now) };
             metrics.inner.observe(&Event { at: now, subject, change });
         };
         trigger(TriggerStatus::Triggered, None);
@@ -496,7 +513,8 @@ mod tests {
         let change =
             Change::ChunkRolledBack { id: StepExecutionId(1), error: "on purpose".to_owned() };
         metrics.inner.observe(&Event { at: now, subject, change });
-        let row = TriggerRow::planned(TriggerKey::of("nightly"), 1_795_305_600_000_000);
+        let mut row = TriggerRow::planned(TriggerKey::of("nightly"), 1_795_305_600_000_000);
+        row.plan = Some("cron \"0 2 * * *\"".to_owned());
         let text = metrics.text(&[row]).unwrap();
         release.0.send(()).unwrap();
         waiting.wait().unwrap();

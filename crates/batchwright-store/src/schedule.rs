@@ -71,20 +71,25 @@ impl ScheduleStore for SqlSchedule {
             statements: &self.statements,
             home: &mut self.session,
             session: Some(session),
+            only_reads: false,
         }))
     }
 
     fn begin_reading(&mut self) -> Result<Box<dyn ScheduleTransaction + '_>, RepositoryError> {
-        if self.database.dialect() != Dialect::Sqlite {
-            return self.begin();
-        }
         let failed = |error: SqlError| error.in_store("begin a transaction");
         let mut session = self.session().map_err(failed)?;
-        session.run("BEGIN DEFERRED").map_err(failed)?;
+        match self.database.dialect() {
+            Dialect::Sqlite => session.run("BEGIN DEFERRED").map_err(failed)?,
+            Dialect::Postgres | Dialect::MySql => {
+                session.begin().map_err(failed)?;
+                session.run("SET TRANSACTION READ ONLY").map_err(failed)?;
+            }
+        }
         Ok(Box::new(SqlScheduleTransaction {
             statements: &self.statements,
             home: &mut self.session,
             session: Some(session),
+            only_reads: true,
         }))
     }
 
@@ -117,6 +122,8 @@ struct SqlScheduleTransaction<'a> {
     /// Where the connection returns to if it still works.
     home: &'a mut Option<SqlSession>,
     session: Option<SqlSession>,
+    /// Whether it takes no locks.
+    only_reads: bool,
 }
 
 type StoreResult<T> = Result<T, RepositoryError>;
@@ -144,18 +151,19 @@ impl SqlScheduleTransaction<'_> {
 impl ScheduleTransaction for SqlScheduleTransaction<'_> {
     fn triggers(&mut self, keys: &[TriggerKey]) -> StoreResult<Vec<TriggerRow>> {
         let statements = self.statements;
+        let trigger = if self.only_reads { &statements.trigger_read } else { &statements.trigger };
         match statements.dialect {
             Dialect::Sqlite => {
                 let mut found = Vec::with_capacity(keys.len());
                 for key in keys {
                     let values = [key.identifier.as_str().into(), key.occurrence.into()];
-                    found.append(&mut self.many(&statements.trigger, &values, rows::trigger)?);
+                    found.append(&mut self.many(trigger, &values, rows::trigger)?);
                 }
                 Ok(found)
             }
             Dialect::Postgres | Dialect::MySql => {
                 let keys = rows::keys_as_json(keys);
-                self.many(&statements.trigger, &[keys.into()], rows::escaped_trigger)
+                self.many(trigger, &[keys.into()], rows::escaped_trigger)
             }
         }
     }
@@ -199,7 +207,8 @@ impl ScheduleTransaction for SqlScheduleTransaction<'_> {
     fn slots(&mut self, identifier: &str) -> StoreResult<Vec<TriggerRow>> {
         let statements = self.statements;
         let identifier = statements.escaped(identifier);
-        self.many(&statements.slots, &[identifier.as_ref().into()], statements.reading())
+        let slots = if self.only_reads { &statements.slots_read } else { &statements.slots };
+        self.many(slots, &[identifier.as_ref().into()], statements.reading())
     }
 
     fn ended(&mut self, since: i64, limit: usize) -> StoreResult<Vec<TriggerRow>> {

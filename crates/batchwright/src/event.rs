@@ -143,6 +143,8 @@ pub enum Change {
         status: &'static str,
         /// Why it failed or did not fire.
         reason: Option<String>,
+        /// When it was, or is, due: its planned time, that of a retry, or that of a firing by hand.
+        due: Option<Timestamp>,
     },
     /// The execution was deleted by a purge, or the trigger by a request.
     Deleted,

@@ -97,6 +97,9 @@ async fn beside_a_job(base: &str, pid: &str) -> Result<(), Failure> {
         tokio::time::sleep(Duration::from_secs(2)).await;
         beside.push(run_job(base, round * 2 + 1).await?);
         memory = (before, resident_kib(pid)?.max(memory.1));
+        if viewers.is_finished() {
+            return Err(format!("a viewer's stream ended: {:?}", viewers.await).into());
+        }
         viewers.abort();
         requests.abort();
         tokio::time::sleep(Duration::from_secs(1)).await;

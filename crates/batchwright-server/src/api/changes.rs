@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use batchwright::event::Event;
 use batchwright::query::ExecutionFilter;
 use futures_util::stream::{self, StreamExt};
+use jiff::Timestamp;
 use tokio::sync::broadcast::{Receiver, Sender, channel, error::RecvError};
 
 use super::body::NoQuery;
@@ -109,27 +110,28 @@ impl Changes {
             let (looked, floor) = (api.clone(), window.as_ref().map(|window| window.floor));
             let look = blocking(move || {
                 let queries = looked.operator().queries();
-                let (events, last) = match floor {
-                    Some(floor) => (queries.events_after(floor, EVENTS_MAX)?, floor),
-                    // Those of the last seconds are sent once more: a listener may have begun before this look.
-                    None => {
-                        let floor = (queries.last_event()? - EVENTS_MAX as i64).max(0);
-                        let mut recent = queries.events_after(floor, EVENTS_MAX)?;
-                        let since = looked.operator().clock().now() - OVERLAP;
-                        recent.retain(|(_, event)| event.at >= since);
-                        (recent, floor)
-                    }
+                let first = match floor {
+                    Some(floor) => floor,
+                    None => (queries.last_event()? - EVENTS_MAX as i64).max(0),
                 };
+                let events = queries.events_after(first, EVENTS_MAX)?;
                 let running = match asks_progress {
                     true => Some(queries.execution_count(&ExecutionFilter::default().running())?),
                     false => None,
                 };
-                Ok((events, last, running))
+                Ok((events, first, running))
             });
             // A store that does not answer now is asked again.
-            if let Ok((events, last, running)) = look.await {
-                let window = window.get_or_insert_with(|| Window::new(last));
-                for (id, event) in window.fresh(events, now) {
+            if let Ok((events, first, running)) = look.await {
+                // Of the first look, only the last seconds are sent: a listener may have begun a little before it.
+                let since = match &window {
+                    Some(_) => None,
+                    None => api.operator().clock().now().checked_sub(OVERLAP).ok(),
+                };
+                let window = window.get_or_insert_with(|| Window::new(first));
+                let fresh = window.fresh(events, now).into_iter();
+                for (id, event) in fresh.filter(|(_, it)| since.is_none_or(|since| it.at >= since))
+                {
                     if let Some(json) = json_of(&event) {
                         let _ = self.messages.send(Message::Status(id, json));
                     }
@@ -199,23 +201,9 @@ pub(super) async fn events(
         None => Vec::new(),
         Some(last) => {
             let looked = api.clone();
-            blocking(move || {
-                let from = last.saturating_sub(LATE_MAX);
-                let mut events = looked.operator().queries().events_after(from, EVENTS_MAX)?;
-                // An event with a lower number may have become visible after the last one that the client has seen.
-                let seen = events.iter().find(|(id, _)| *id == last).map(|(_, event)| event.at);
-                let since = seen.and_then(|at| at.checked_sub(OVERLAP).ok());
-                events.retain(|(id, event)| *id > last || since.is_some_and(|at| event.at >= at));
-                events.retain(|(id, _)| *id != last);
-                Ok(events)
-            })
-            .await?
+            blocking(move || missed_since(&looked, last)).await?
         }
     };
-    if missed.len() >= EVENTS_MAX {
-        let detail = "too many changes have happened since; read the lists, and listen without `Last-Event-ID`";
-        return Err(Problem::new(StatusCode::GONE, "too_old", detail));
-    }
     let known: Arc<BTreeSet<i64>> = Arc::new(missed.iter().map(|(id, _)| *id).collect());
     let missed: VecDeque<Message> = missed
         .iter()
@@ -246,13 +234,29 @@ pub(super) async fn events(
     Ok(sse(stream::once(async { begin }).chain(messages)).into_response())
 }
 
+/// Returns the events that a client has missed since the one with the number `last`.
+fn missed_since(api: &Api, last: i64) -> Result<Vec<(i64, Event)>, Problem> {
+    let from = last.saturating_sub(LATE_MAX);
+    let limit = EVENTS_MAX + usize::try_from(LATE_MAX).unwrap_or(0);
+    let mut events = api.operator().queries().events_after(from, limit)?;
+    if events.iter().filter(|(id, _)| *id > last).count() >= EVENTS_MAX {
+        let detail = "too many changes have happened since; read the lists, and listen without `Last-Event-ID`";
+        return Err(Problem::new(StatusCode::GONE, "too_old", detail));
+    }
+    // An event with a lower number may have become visible after the last one that the client has seen.
+    let seen = events.iter().find(|(id, _)| *id == last).map(|(_, event)| event.at);
+    let since = seen.and_then(|at| at.checked_sub(OVERLAP).ok());
+    let is_missed = |id: i64, at: Timestamp| id > last || since.is_some_and(|since| at >= since);
+    events.retain(|(id, event)| *id != last && is_missed(*id, event.at));
+    Ok(events)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use batchwright::BatchStatus;
     use batchwright::event::Subject;
     use batchwright::execution::ExecutionId;
-    use jiff::Timestamp;
 
     fn event(id: i64) -> (i64, Event) {
         let subject = Subject::Execution { id: ExecutionId(id), job: "j".into() };

@@ -228,7 +228,10 @@ pub(super) async fn fire(
 /// Parses a planned time.
 pub(super) fn slot(text: &str) -> Result<i64, Problem> {
     if let Ok(at) = text.parse::<jiff::Timestamp>() {
-        return Ok(at.as_microsecond());
+        let at = at.as_microsecond();
+        let before =
+            || Problem::new(StatusCode::CONFLICT, "usage", format!("`{text}` is before 1970"));
+        return (at >= 0).then_some(at).ok_or_else(before);
     }
     match When::parse(text).map_err(Problem::invalid)? {
         When::At(at) => Ok(at),

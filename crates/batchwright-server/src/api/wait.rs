@@ -45,7 +45,9 @@ pub(super) async fn wait(
     let end = clock.elapsed() + limit;
     loop {
         let looked = api.clone();
-        let summary = blocking(move || Ok(looked.operator().explorer().summary(id)?)).await?;
+        let look = blocking(move || Ok(looked.operator().explorer().summary(id)?)).await;
+        // The execution was started: a store that does not answer now does not make that an error.
+        let Ok(summary) = look else { return Ok(started) };
         let is_ended = !summary.status.is_running();
         if is_ended || clock.elapsed() >= end || api.stop.is_requested() {
             let (mut parts, _) = started.into_parts();

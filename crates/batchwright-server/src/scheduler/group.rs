@@ -264,7 +264,11 @@ pub(super) fn event_of(row: &TriggerRow, now: Micros) -> Event {
             identifier: row.key.identifier.as_str().into(),
             slot: time::timestamp(row.slot),
         },
-        change: Change::Trigger { status: row.status.name(), reason: row.reason.clone() },
+        change: Change::Trigger {
+            status: row.status.name(),
+            reason: row.reason.clone(),
+            due: row.due.filter(|_| !row.stop_requested).map(time::timestamp),
+        },
     }
 }
 
@@ -523,7 +527,7 @@ impl<'u, 's> Group<'u, 's> {
                     return Ok(Err(refused));
                 }
                 // Where slots must not run beside each other, they follow one another.
-                let runs = slots.iter().any(|row| row.due.is_some());
+                let runs = slots.iter().any(|row| row.due.is_some() && !keys.contains(&row.key));
                 let known = self.tx.triggers(&keys)?;
                 let row = |key: TriggerKey| {
                     let known = known.iter().find(|row| row.key == key).cloned();

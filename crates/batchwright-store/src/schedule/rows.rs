@@ -38,6 +38,9 @@ pub(super) struct Statements {
     pub(super) due: Sql,
     pub(super) next_due: Sql,
     pub(super) slots: Sql,
+    /// As `trigger` and `slots`, without locks: for transactions that only read.
+    pub(super) trigger_read: Sql,
+    pub(super) slots_read: Sql,
     pub(super) list: Sql,
     pub(super) ended: Sql,
     pub(super) upcoming: Sql,
@@ -79,22 +82,26 @@ impl Statements {
             Sql::new(dialect, &text.replace("{p}", prefix))
         };
         let pick = |file: &'static str, server: &'static str| if on_server { server } else { file };
+        let trigger = pick(
+            "SELECT {c} FROM {t} WHERE identifier = ?1 AND occurrence = ?2",
+            "SELECT {c} FROM {t} JOIN json_to_recordset((?1::text)::json) AS k(i text, o bigint)
+             ON identifier = k.i AND occurrence = k.o ORDER BY identifier, occurrence",
+        );
+        // Rows are locked in the order of the key, so that two servers do not deadlock.
+        let locked = pick("", " FOR UPDATE OF \"{p}trigger\"");
+        let slots =
+            "SELECT {c} FROM {t} WHERE identifier = ?1 AND occurrence >= 0 ORDER BY occurrence";
         Self {
             dialect,
-            trigger: sql(pick(
-                "SELECT {c} FROM {t} WHERE identifier = ?1 AND occurrence = ?2",
-                // Rows are locked in the order of the key, so that two servers do not deadlock.
-                "SELECT {c} FROM {t} JOIN json_to_recordset((?1::text)::json) AS k(i text, o bigint)
-                 ON identifier = k.i AND occurrence = k.o ORDER BY identifier, occurrence FOR UPDATE OF \"{p}trigger\"",
-            )),
+            trigger: sql(&format!("{trigger}{locked}")),
+            trigger_read: sql(trigger),
+            slots_read: sql(slots),
             due: sql(pick(
                 "SELECT {c} FROM {t} WHERE owner = 0 AND due <= ?1 ORDER BY due LIMIT ?2",
                 "SELECT {c} FROM {t} WHERE owner = 0 AND due <= ?1 ORDER BY due LIMIT ?2 FOR UPDATE SKIP LOCKED",
             )),
             next_due: sql("SELECT min(due) AS due FROM {t} WHERE owner = 0 AND due IS NOT NULL"),
-            slots: sql(
-                "SELECT {c} FROM {t} WHERE identifier = ?1 AND occurrence >= 0 ORDER BY occurrence{lock}",
-            ),
+            slots: sql(&format!("{slots}{{lock}}")),
             ended: sql(
                 "SELECT {brief} FROM {t} WHERE ended_at >= ?1 ORDER BY ended_at DESC LIMIT ?2",
             ),
@@ -115,10 +122,8 @@ impl Statements {
                 "DELETE FROM {t} WHERE identifier = ?1 AND occurrence > ?2 AND due IS NULL AND ended_at IS NOT NULL \
                  AND (status = 'skipped' OR occurrence > ?3)",
             ),
-            reset_late_retries: sql(
-                "UPDATE {t} SET due = ?1, version = version + 1 \
-                 WHERE owner = 0 AND plan IS NULL AND due > slot AND due > ?2",
-            ),
+            reset_late_retries: sql("UPDATE {t} SET due = ?1, version = version + 1 \
+                 WHERE owner = 0 AND plan IS NULL AND due > slot AND due > ?2"),
             clock: sql(pick(
                 "SELECT NULL AS now",
                 "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint) AS now",
@@ -131,35 +136,38 @@ impl Statements {
                  AND due IS NULL AND ended_at IS NOT NULL",
             ),
             boundary: sql(
-                "SELECT ended_at FROM {t} WHERE ended_at IS NOT NULL ORDER BY ended_at DESC LIMIT 1 OFFSET ?1",
+                "SELECT ended_at FROM {t} WHERE ended_at IS NOT NULL AND occurrence = -1 \
+                 ORDER BY ended_at DESC LIMIT 1 OFFSET ?1",
             ),
             forget_ended: sql(
                 "DELETE FROM {t} WHERE (identifier, occurrence) IN (SELECT identifier, occurrence FROM {t} \
-                 WHERE ended_at < ?1 AND status IN ('executed', 'failed', 'dead', 'skipped', 'ended') \
+                 WHERE ended_at < ?1 AND occurrence = -1 AND status IN ('executed', 'failed', 'dead', 'skipped', 'ended') \
                  ORDER BY ended_at LIMIT ?2)",
             ),
-            rules: sql("SELECT identifier, pattern, runner, sequence FROM \"{p}rule\" ORDER BY identifier"),
+            rules: sql(
+                "SELECT identifier, pattern, runner, sequence FROM \"{p}rule\" ORDER BY identifier",
+            ),
             rules_version: sql("SELECT rules_version FROM \"{p}schedule\""),
-            raise_rules_version: sql("UPDATE \"{p}schedule\" SET rules_version = rules_version + 1"),
-            put_rule: sql(
-                "INSERT INTO \"{p}rule\" (identifier, pattern, runner, sequence) \
+            raise_rules_version: sql(
+                "UPDATE \"{p}schedule\" SET rules_version = rules_version + 1",
+            ),
+            put_rule: sql("INSERT INTO \"{p}rule\" (identifier, pattern, runner, sequence) \
                  SELECT ?1, ?2, ?3, rules_version FROM \"{p}schedule\" WHERE true \
                  ON CONFLICT (identifier) DO UPDATE SET pattern = excluded.pattern, \
-                 runner = excluded.runner, sequence = excluded.sequence",
-            ),
+                 runner = excluded.runner, sequence = excluded.sequence"),
             remove_rule: sql("DELETE FROM \"{p}rule\" WHERE identifier = ?1"),
             servers: sql("SELECT id, identity, lease_until FROM \"{p}server\" ORDER BY id"),
-            insert_server: sql("INSERT INTO \"{p}server\" (identity, lease_until) VALUES (?1, ?2){id}"),
+            insert_server: sql(
+                "INSERT INTO \"{p}server\" (identity, lease_until) VALUES (?1, ?2){id}",
+            ),
             renew_server: sql("UPDATE \"{p}server\" SET lease_until = ?2 WHERE id = ?1"),
             remove_server: sql("DELETE FROM \"{p}server\" WHERE id = ?1 AND lease_until <= ?2"),
             owned: sql("SELECT {c} FROM {t} WHERE owner = ?1 AND due IS NOT NULL"),
             stop_requests: sql(
                 "SELECT {c} FROM {t} WHERE owner = ?1 AND due IS NOT NULL AND stop_requested = 1",
             ),
-            take_over: sql(
-                "UPDATE {t} SET owner = 0, status = 'planned', version = version + 1 \
-                 WHERE owner = ?1 AND due IS NOT NULL",
-            ),
+            take_over: sql("UPDATE {t} SET owner = 0, status = 'planned', version = version + 1 \
+                 WHERE owner = ?1 AND due IS NOT NULL"),
         }
     }
 

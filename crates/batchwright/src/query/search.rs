@@ -132,6 +132,16 @@ impl ExecutionSearch {
         self
     }
 
+    /// Accepts only executions with one of `statuses`, of those that the search accepts; `None` when it accepts none of them.
+    #[must_use]
+    pub fn within(mut self, statuses: &[BatchStatus]) -> Option<Self> {
+        match self.filter.statuses.is_empty() {
+            true => self.filter.statuses = statuses.to_vec(),
+            false => self.filter.statuses.retain(|status| statuses.contains(status)),
+        }
+        (!self.filter.statuses.is_empty()).then_some(self)
+    }
+
     /// Accepts only the newest execution of each instance.
     #[must_use]
     pub fn newest_of_instance(mut self) -> Self {

@@ -274,8 +274,9 @@ pub trait ScheduleTransaction {
     /// Removes the slots of a trigger that ended or were skipped and are older than `slot`.
     fn forget_slots(&mut self, identifier: &str, slot: i64) -> StoreResult<()>;
 
-    /// Removes at most `limit` rows that ended before `before` or are not among the `keep` newest ended ones;
-    /// returns the number of removed rows.
+    /// Removes at most `limit` triggers that ended before `before` or are not among the `keep` newest ended ones; returns the
+    /// number of removed rows. Slots stay: they tell that their times were executed, and [`forget_slots`](Self::forget_slots)
+    /// bounds them.
     fn forget_ended(&mut self, before: i64, keep: usize, limit: usize) -> StoreResult<u64>;
 
     /// Returns all rules.

@@ -4,11 +4,12 @@ use axum::extract::Path;
 use axum::response::Response;
 use batchwright::BatchStatus;
 use batchwright::context::ExecutionContext;
+use batchwright::error::RepositoryError;
 use batchwright::event::Event;
 use batchwright::execution::{
-    ExecutionId, ExecutionSummary, Failure, JobExecution, SkipRecord, StepSummary,
+    ExecutionId, ExecutionSummary, Failure, JobExecution, SkipRecord, StepExecution, StepSummary,
 };
-use batchwright::query::ExecutionFilter;
+use batchwright::query::{ExecutionFilter, Queries};
 use maud::{Markup, html};
 
 use super::super::Problem;
@@ -26,6 +27,9 @@ const EVENTS_SHOWN: usize = 200;
 const ATTEMPTS_SHOWN: usize = 20;
 /// Steps and partitions in the table.
 const STEPS_SHOWN: usize = 500;
+/// Steps and partitions of one look, and of all looks of a page.
+const STEPS_AT_ONCE: usize = 1_000;
+const STEPS_READ_MAX: usize = 20_000;
 /// Longest value of a parameter that is shown whole, in letters.
 const VALUE_SHOWN: usize = 2_000;
 
@@ -44,7 +48,7 @@ impl Facts {
     fn read(view: &View, id: ExecutionId) -> Result<Self, Problem> {
         let (queries, explorer) = (view.operator().queries(), view.operator().explorer());
         let row = explorer.execution(id)?;
-        let steps = queries.steps_page(id, 0, STEPS_SHOWN + 1)?;
+        let steps = all_that_counts(queries, id)?;
         let summary = ExecutionSummary::new(&row, &steps, view.now);
         let of_instance = ExecutionFilter::of_instance(row.instance_id).limit(ATTEMPTS_SHOWN);
         let attempts = queries.executions(&of_instance)?;
@@ -60,6 +64,26 @@ impl Facts {
         };
         Ok(Self { row, summary, attempts, skips, events, usual })
     }
+}
+
+/// Returns the first steps and partitions of an execution, and of the others those that are no complete partition: totals, failures
+/// and what runs depend on these.
+fn all_that_counts(
+    queries: &dyn Queries,
+    id: ExecutionId,
+) -> Result<Vec<StepExecution>, RepositoryError> {
+    let mut kept = queries.steps_page(id, 0, STEPS_AT_ONCE)?;
+    let mut read = kept.len();
+    let mut is_end = read < STEPS_AT_ONCE;
+    while !is_end && read < STEPS_READ_MAX {
+        let further = queries.steps_page(id, read, STEPS_AT_ONCE)?;
+        (read, is_end) = (read + further.len(), further.len() < STEPS_AT_ONCE);
+        let counts = |step: &StepExecution| {
+            step.partition.is_none() || step.status != BatchStatus::Completed
+        };
+        kept.extend(further.into_iter().filter(counts).take(STEPS_AT_ONCE));
+    }
+    Ok(kept)
 }
 
 pub(super) async fn page(view: View, Id(id): Id) -> Result<Response, Problem> {

@@ -2,6 +2,7 @@
 
 use axum::extract::Query;
 use axum::response::Response;
+use batchwright::BatchStatus;
 use batchwright::execution::{ExecutionId, JobExecution};
 use batchwright::launch::{Launch, LaunchOptions, RecoverMode};
 use batchwright::operator::OperatorError;
@@ -170,9 +171,13 @@ fn matching(view: &View, words: &str, verb: &str) -> Result<Vec<ExecutionId>, Pr
         "stop" => one.status.is_running(),
         _ => one.status.is_restartable(),
     };
+    use BatchStatus::{Failed, Started, Starting, Stopped, Stopping};
+    let statuses =
+        if verb == "stop" { &[Starting, Started, Stopping][..] } else { &[Failed, Stopped] };
     if verb != "stop" {
         search = search.newest_of_instance();
     }
+    let Some(search) = search.within(statuses) else { return Ok(Vec::new()) };
     let (mut ids, mut before) = (Vec::new(), None);
     // Pages of the search, until enough of them fit.
     loop {
@@ -208,6 +213,7 @@ pub(super) fn give(view: &View, verb: &str, id: ExecutionId) -> Result<Execution
 
 fn counted(view: &View, verb: &str, words: &str, ids: &[ExecutionId]) -> Markup {
     html! {
+        span data-still="" hidden {}
         h1 { "Check before you " (verb) }
         @if ids.is_empty() {
             p.empty { "No execution is selected, or none of those that match can be changed by " b { (verb) } "." }
@@ -234,6 +240,7 @@ fn done(
     let refused: Vec<_> =
         results.iter().filter_map(|(id, result)| Some((id, result.as_ref().err()?))).collect();
     html! {
+        span data-still="" hidden {}
         h1 { "Done: " (verb) }
         p { (count_of(results.len() - refused.len(), "execution")) " accepted the command, " (refused.len()) " refused it." }
         ul {

@@ -223,8 +223,12 @@ pub(super) async fn start(
     for (parameter, value) in fields.with_prefix("p.").filter(|(_, value)| !value.is_empty()) {
         given.insert(parameter.to_owned(), value.into());
     }
-    let lines = fields.text("others").lines().map(str::trim).filter(|line| !line.is_empty());
-    for line in lines.take(OPEN_MAX) {
+    let lines: Vec<_> = fields.text("others").lines().filter(|it| !it.trim().is_empty()).collect();
+    if lines.len() > OPEN_MAX {
+        let detail = format!("a form has at most {OPEN_MAX} other parameters, not {}", lines.len());
+        return Err(Problem::invalid(detail));
+    }
+    for line in lines {
         let (parameter, value) = other(line)?;
         given.insert(parameter, value);
     }
@@ -269,12 +273,12 @@ fn other(line: &str) -> Result<(String, Value), Problem> {
         ))
     };
     let (name, value) = line.split_once('=').ok_or_else(wrong)?;
-    let (name, identifying) = match name.strip_prefix('-') {
+    let (name, identifying) = match name.trim_start().strip_prefix('-') {
         Some(name) => (name, false),
         None => (name, true),
     };
     let (name, kind) = name.split_once(':').unwrap_or((name, "string"));
-    let (name, value) = (name.trim(), value.trim());
+    let name = name.trim();
     if name.is_empty() || ParameterType::from_name(kind).is_none() {
         return Err(wrong());
     }

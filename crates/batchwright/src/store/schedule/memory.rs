@@ -202,18 +202,15 @@ impl ScheduleTransaction for Transaction<'_> {
     }
 
     fn forget_ended(&mut self, before: i64, keep: usize, limit: usize) -> StoreResult<u64> {
-        let mut ended: Vec<i64> =
-            self.state.triggers.values().filter_map(|row| row.ended_at).collect();
+        let triggers = || self.state.triggers.values().filter(|row| row.key.occurrence == TRIGGER);
+        let mut ended: Vec<i64> = triggers().filter_map(|row| row.ended_at).collect();
         ended.sort_unstable_by(|one, other| other.cmp(one));
         let before = ended.get(keep).map_or(before, |at| before.max(at + 1));
         let is_final = |status| {
             use TriggerStatus::{Dead, Ended, Executed, Failed, Skipped};
             [Executed, Failed, Dead, Skipped, Ended].contains(&status)
         };
-        let mut old: Vec<_> = self
-            .state
-            .triggers
-            .values()
+        let mut old: Vec<_> = triggers()
             .filter_map(|row| row.ended_at.map(|at| (at, row)))
             .filter(|(at, row)| *at < before && is_final(row.status))
             .map(|(at, row)| (at, row.key.clone()))
