@@ -38,6 +38,8 @@ fn main() -> Result<(), Failure> {
     let [address, pid] = &arguments[..] else {
         return Err("usage: dashboard ADDRESS PID".into());
     };
+    // The client has no cryptography of its own, and needs it also where it encrypts nothing.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let base = format!("http://{address}");
