@@ -15,7 +15,7 @@ use super::page::{cursor, cut, limit, page};
 use super::{Api, Problem};
 use crate::kcp;
 use crate::scheduler::{
-    Answer, LIST_MAX, Plan, Request, Rule, RuleSettings, TriggerRow, TriggerStatus, When, show_time,
+    LIST_MAX, Plan, Request, Rule, RuleSettings, TriggerRow, TriggerStatus, When, show_time,
 };
 
 /// A trigger, or one slot of it.
@@ -105,7 +105,7 @@ pub(super) async fn triggers(
     // Status and due time are not part of the index, so this reads on until the page is full.
     loop {
         let request = Request::List { prefix: prefix.clone(), limit: LIST_MAX, after };
-        let Answer::Triggers(rows) = scheduler.read(request).await? else { break };
+        let rows = scheduler.read(request).await?.triggers();
         let Some(last) = rows.last().map(|row| row.key.identifier.clone()) else { break };
         let is_last = rows.len() < LIST_MAX;
         items.extend(rows.into_iter().filter(|row| {
@@ -291,10 +291,7 @@ pub(super) struct RuleList {
 }
 
 async fn all_rules(api: &Api) -> Result<Vec<Rule>, Problem> {
-    Ok(match api.scheduler()?.read(Request::Rules).await? {
-        Answer::Rules(rules) => rules,
-        Answer::Done | Answer::Triggers(_) | Answer::Servers(_) => Vec::new(),
-    })
+    Ok(api.scheduler()?.read(Request::Rules).await?.rules())
 }
 
 /// Lists all rules.

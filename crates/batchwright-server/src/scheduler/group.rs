@@ -206,6 +206,14 @@ impl Answer {
             Self::Done | Self::Rules(_) | Self::Servers(_) => Vec::new(),
         }
     }
+
+    /// Returns the rules of the answer; none when it has something else.
+    pub(crate) fn rules(self) -> Vec<Rule> {
+        match self {
+            Self::Rules(rules) => rules,
+            Self::Done | Self::Triggers(_) | Self::Servers(_) => Vec::new(),
+        }
+    }
 }
 
 /// A claimed trigger, or a slot of one, whose runner must be called.

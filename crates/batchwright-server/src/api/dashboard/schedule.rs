@@ -16,7 +16,7 @@ use super::parts::{ago, clock, cut, duration, exact, micros, table, trigger_stat
 use super::view::View;
 use crate::kcp;
 use crate::message::words;
-use crate::scheduler::{Answer, LIST_MAX, Plan, Request, Rule, RuleSettings, When, plan_of};
+use crate::scheduler::{LIST_MAX, Plan, Request, Rule, RuleSettings, When, plan_of};
 
 /// Rows of a page of triggers.
 const ROWS: usize = 100;
@@ -50,10 +50,7 @@ pub(super) async fn page(view: View, Query(asked): Query<Asked>) -> Result<Respo
     let list =
         Request::List { prefix: asked.prefix.clone(), limit: ROWS + 1, after: asked.after.clone() };
     let triggers = scheduler.read(list).await?.triggers();
-    let rules = match scheduler.read(Request::Rules).await? {
-        Answer::Rules(rules) => rules,
-        Answer::Done | Answer::Triggers(_) | Answer::Servers(_) => Vec::new(),
-    };
+    let rules = scheduler.read(Request::Rules).await?.rules();
     let since = (view.now - SignedDuration::from_hours(24 * DAYS)).as_microsecond();
     let past = scheduler.read(Request::Ended { since, limit: LIST_MAX }).await?.triggers();
     let days = calendar(&past, &triggers, view.now);
