@@ -80,18 +80,29 @@ pub(super) async fn once(
     answer: impl FnOnce(&Api, ExecutionId) -> Result<Response, Problem> + Send + 'static,
 ) -> Result<Response, Problem> {
     blocking(move || {
-        let problem = match start(&api, key.clone()) {
-            Ok(started) => return answer(&api, started),
-            Err(problem) => problem,
-        };
-        // The refusal may be due to the execution that the same request started before.
-        let before = match &key {
-            Some(key) => api.operator().explorer().requested(key)?.ok_or(problem)?,
-            None => return Err(problem),
-        };
-        let mut replayed = answer(&api, before)?;
-        replayed.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
-        Ok(replayed)
+        let (execution, is_replayed) = started(&api, key.as_ref(), || start(&api, key.clone()))?;
+        let mut answer = answer(&api, execution)?;
+        if is_replayed {
+            answer.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
+        }
+        Ok(answer)
     })
     .await
+}
+
+/// Returns the execution that `start` starts, or the one that an earlier request with the same `key` started,
+/// and whether it is the earlier one.
+pub(super) fn started(
+    api: &Api,
+    key: Option<&RequestKey>,
+    start: impl FnOnce() -> Result<ExecutionId, Problem>,
+) -> Result<(ExecutionId, bool), Problem> {
+    let problem = match start() {
+        Ok(started) => return Ok((started, false)),
+        Err(problem) => problem,
+    };
+    // The refusal may be due to the execution that the same request started before.
+    let Some(key) = key else { return Err(problem) };
+    let before = api.operator().explorer().requested(key)?.ok_or(problem)?;
+    Ok((before, true))
 }

@@ -118,7 +118,7 @@ fn address(words: &str, before: Option<ExecutionId>) -> String {
 fn bulk_form(view: &View, asked: &Asked) -> Markup {
     html! {
         form #bulk.bulk method="post" action=(view.url("/executions/bulk")) {
-            input type="hidden" name="form_key" value=(view.api.form_key_of(&view.caller));
+            (view.form_key())
             input type="hidden" name="q" value=(asked.q);
             label { "Command for "  select name="scope" { option value="selected" { "the selected ones" } option value="all" { "everything that matches the search" } } }
             @for (verb, label) in [("stop", "Stop"), ("restart", "Restart"), ("abandon", "Abandon")] {

@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 
 use super::super::Problem;
 use super::super::access::Role;
+use super::super::idempotency;
 use super::super::page::percent;
 use super::super::session::random_word;
 use super::chart;
@@ -103,7 +104,7 @@ fn launch_form(view: &View, job: &Job, given: &JobParameters) -> Markup {
         section.launch aria-labelledby="start" {
             h2 #start { "Start" }
             form method="post" action=(view.url(&format!("{}/start", job_path(name)))) data-launch=(name) {
-                input type="hidden" name="form_key" value=(view.api.form_key_of(&view.caller));
+                (view.form_key())
                 input type="hidden" name="request" value=(random_word());
                 @let omitted = omitted(given);
                 @if !omitted.is_empty() {
@@ -236,7 +237,7 @@ pub(super) async fn start(
     view.give(move |view| {
         view.api.check_worker()?;
         let job = view.api.job(&name)?;
-        let fingerprint = super::super::idempotency::digest(&[
+        let fingerprint = idempotency::digest(&[
             name.as_bytes(),
             format!("{} {new_only}", Value::Object(given.clone())).as_bytes(),
         ]);
@@ -250,16 +251,8 @@ pub(super) async fn start(
             ..LaunchOptions::default()
         };
         let launch = Launch::start(name, parameters).options(options);
-        let started = match view.operator().enqueue(&launch) {
-            Ok(execution) => execution.id,
-            Err(error) => {
-                let before = match &request {
-                    Some(request) => view.operator().explorer().requested(request)?,
-                    None => None,
-                };
-                before.ok_or(error)?
-            }
-        };
+        let start = || Ok(view.operator().enqueue(&launch)?.id);
+        let (started, _) = idempotency::started(&view.api, request.as_ref(), start)?;
         Ok(format!("/executions/{started}"))
     })
     .await

@@ -142,10 +142,15 @@ impl View {
     pub(super) fn form(&self, path: &str, fields: &Markup) -> Markup {
         html! {
             form method="post" action=(self.url(path)) {
-                input type="hidden" name="form_key" value=(self.api.form_key_of(&self.caller));
+                (self.form_key())
                 (fields)
             }
         }
+    }
+
+    /// Returns the hidden field without which a form is refused.
+    pub(super) fn form_key(&self) -> Markup {
+        html! { input type="hidden" name="form_key" value=(self.api.form_key_of(&self.caller)); }
     }
 
     /// Returns a button that gives a command at once.
