@@ -21,7 +21,7 @@ use crate::store::{self, Store};
 #[derive(Clone)]
 pub(crate) struct App {
     pub(crate) operator: JobOperator,
-    files: JobFolder,
+    pub(crate) files: JobFolder,
 }
 
 /// An environment variable that keeps the outputs of jobs inside their folders; rehearsals set it.
@@ -158,13 +158,6 @@ impl App {
         from: &Path,
     ) -> Result<PreparedReplay, CliError> {
         Ok(self.files.prepare_replay(&self.operator, id, from)?)
-    }
-
-    /// Makes `job` known to the operator.
-    pub(crate) fn register(&self, job: Job) -> Result<Arc<Job>, CliError> {
-        let name = job.name().to_owned();
-        self.operator.registry().replace(job);
-        Ok(self.operator.explorer().job(&name)?)
     }
 
     /// Returns the sorted names of all jobs of the program and the job folders.

@@ -3,8 +3,7 @@
 mod prepare;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read as _};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,6 +18,7 @@ use batchwright::testing::fault::{FaultyPosition, Numbered as _};
 use batchwright::{BatchStatus, ItemError};
 use batchwright_items::{MakeReader, Reads, Record, Value};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 /// Maximum size of a file of corrected records in bytes.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
@@ -88,6 +88,44 @@ pub enum ReplayError {
 impl From<RepositoryError> for ReplayError {
     fn from(error: RepositoryError) -> Self {
         Self::Operator(error.into())
+    }
+}
+
+/// A skipped record for correction: what `skips --export` writes, and a replay reads.
+#[derive(Debug, Serialize)]
+pub struct SkippedRecord<'a> {
+    execution: ExecutionId,
+    step: &'a str,
+    phase: Phase,
+    item: u64,
+    location: Option<&'a str>,
+    kind: &'a str,
+    message: &'a str,
+    /// The fields of the record; null when it could not be read.
+    record: Option<&'a RawValue>,
+    /// What was read, when that is no record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<&'a str>,
+}
+
+impl<'a> SkippedRecord<'a> {
+    /// Returns the record that `execution` skipped.
+    pub fn of(execution: ExecutionId, skip: &'a SkipRecord) -> Self {
+        let content = skip.content.as_deref();
+        // What could not be read is no record.
+        let record = content.filter(|text| skip.phase != Phase::Read && text.starts_with('{'));
+        let record = record.and_then(|text| serde_json::from_str::<&RawValue>(text).ok());
+        Self {
+            execution,
+            step: &skip.step,
+            phase: skip.phase,
+            item: skip.item,
+            location: skip.location.as_deref(),
+            kind: &skip.kind,
+            message: &skip.message,
+            record,
+            content: content.filter(|_| record.is_none()),
+        }
     }
 }
 
@@ -192,8 +230,8 @@ fn keys(groups: &[Group]) -> impl Iterator<Item = Key> {
 }
 
 impl Replay {
-    /// Reads the file at `path`: a JSON object on each line, with `step`, `item` and `record` (the corrected fields), as
-    /// `batchwright skips --export` writes them. The lines of a dead-letter file, whose `content` is the record as JSON, are
+    /// Reads `file`, which errors name `path`: a JSON object on each line, with `step`, `item` and `record` (the corrected
+    /// fields), as `batchwright skips --export` writes them. The lines of a dead-letter file, whose `content` is the record as JSON, are
     /// accepted as well. `skipped` returns the execution and the phase in which the record was skipped: of the execution that
     /// the line names, or of any.
     ///
@@ -203,11 +241,11 @@ impl Replay {
     /// the second time, or there are more than 256 MiB or 100,000 lines.
     pub(crate) fn read(
         path: &Path,
+        file: impl Read,
         skipped: impl Fn(Option<i64>, &str, u64) -> Option<(i64, Phase)>,
     ) -> Result<Self, ReplayError> {
         let failed = |source| ReplayError::Read { path: path.to_owned(), source };
         let wrong = |message: String| ReplayError::Content { path: path.to_owned(), message };
-        let file = File::open(path).map_err(failed)?;
         let mut lines = BufReader::new(file.take(FILE_BYTES_MAX + 1));
         let (mut corrections, mut bytes, mut line, mut number) =
             (BTreeMap::new(), 0, Vec::new(), 0);

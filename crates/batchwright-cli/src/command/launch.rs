@@ -1,5 +1,7 @@
 //! `run`, `next`, `restart`, `replay`, `start`, `validate`: start an execution, or check that it could start.
 
+use std::sync::Arc;
+
 use batchwright::execution::{ExecutionId, ExecutionSummary, Failure, JobExecution};
 use batchwright::launch::{Launch, LaunchOptions};
 use batchwright::operator::Refusal;
@@ -86,7 +88,7 @@ pub(super) fn replay(
         ));
     }
     let launch = Launch::start(job.name(), parameters);
-    let job = app.register(job)?;
+    let job = Arc::new(job);
     let again = format!("batchwright replay {id} --from {}", args.from.display());
     foreground(global, &app, &args.launch, &job, launch, Some(again))
 }
@@ -154,7 +156,7 @@ fn foreground(
     global: &Global,
     app: &App,
     args: &LaunchArgs,
-    job: &Job,
+    job: &Arc<Job>,
     launch: Launch,
     restart: Option<String>,
 ) -> Result<u8, CliError> {
@@ -165,7 +167,7 @@ fn foreground(
     let shutdown = Shutdown::listen(global.grace, move || {
         operator.stop_all();
     })?;
-    let handle = app.operator.launch(&launch.options(options(args)))?;
+    let handle = app.operator.launch_job(Arc::clone(job), &launch.options(options(args)))?;
     if shutdown.signal().is_some() {
         app.operator.stop_all();
     }

@@ -6,10 +6,9 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use batchwright::error::ErrorKind;
-use batchwright::execution::{ExecutionId, Phase, SkipRecord};
-use batchwright_jobfile::{Replayed, each_skip};
+use batchwright::execution::{ExecutionId, SkipRecord};
+use batchwright_jobfile::{Replayed, SkippedRecord, each_skip};
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use super::launch::target;
 use crate::args::{Global, SkipsArgs};
@@ -23,23 +22,6 @@ struct SkipView {
     #[serde(flatten)]
     skip: SkipRecord,
     replayed: bool,
-}
-
-/// A line of an export.
-#[derive(Serialize)]
-struct Exported<'a> {
-    execution: ExecutionId,
-    step: &'a str,
-    phase: Phase,
-    item: u64,
-    location: Option<&'a str>,
-    kind: &'a str,
-    message: &'a str,
-    /// The fields of the record; null when it could not be read.
-    record: Option<&'a RawValue>,
-    /// What was read, when that is no record.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    content: Option<&'a str>,
 }
 
 /// Lists or exports the records that an execution skipped.
@@ -115,22 +97,8 @@ fn export(
             return Ok(());
         }
         exported += 1;
-        let content = skip.content.as_deref();
-        // What could not be read is no record.
-        let record = content.filter(|text| skip.phase != Phase::Read && text.starts_with('{'));
-        let record = record.and_then(|text| serde_json::from_str::<&RawValue>(text).ok());
-        let line = Exported {
-            execution: id,
-            step: &skip.step,
-            phase: skip.phase,
-            item: skip.item,
-            location: skip.location.as_deref(),
-            kind: &skip.kind,
-            message: &skip.message,
-            record,
-            content: content.filter(|_| record.is_none()),
-        };
-        let line = serde_json::to_string(&line).map_err(std::io::Error::other)?;
+        let line =
+            serde_json::to_string(&SkippedRecord::of(id, &skip)).map_err(std::io::Error::other)?;
         writeln!(file, "{line}").map_err(failed)
     })?;
     file.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)?;

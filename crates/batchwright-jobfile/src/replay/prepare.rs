@@ -1,6 +1,8 @@
 //! Prepares a replay: finds the job file, the replays before this one, and what they have written.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use batchwright::execution::{ExecutionId, InstanceId, JobExecution, Phase, SkipRecord};
@@ -18,7 +20,8 @@ use crate::{JobFolder, Source};
 /// A replay that can start: launch [`job`](Self::job) with [`parameters`](Self::parameters).
 #[derive(Debug)]
 pub struct PreparedReplay {
-    /// The job. Its name is that of the replayed job with `.replay` at the end; it must be registered before it is launched.
+    /// The job. Its name is that of the replayed job with `.replay` at the end. `JobOperator::launch_job` starts it; it is made for
+    /// these records, so it is not registered.
     pub job: Job,
     /// Its parameters: those of the replayed execution, and which instance is replayed for which time.
     pub parameters: JobParameters,
@@ -50,6 +53,26 @@ impl JobFolder {
         execution: ExecutionId,
         from: &Path,
     ) -> Result<PreparedReplay, ReplayError> {
+        let failed = |source| ReplayError::Read { path: from.to_owned(), source };
+        let file = File::open(from).map_err(failed)?;
+        let named = std::path::absolute(from).unwrap_or_else(|_| from.to_owned());
+        self.prepare_replay_of(operator, execution, &named.to_string_lossy(), from, file)
+    }
+
+    /// Prepares a replay as [`prepare_replay`](Self::prepare_replay) does, of the records in `lines`. `named` is stored as the
+    /// place that they come from, and errors name `from`.
+    ///
+    /// # Errors
+    ///
+    /// As [`prepare_replay`](Self::prepare_replay).
+    pub fn prepare_replay_of(
+        &self,
+        operator: &JobOperator,
+        execution: ExecutionId,
+        named: &str,
+        from: &Path,
+        lines: impl Read,
+    ) -> Result<PreparedReplay, ReplayError> {
         let original = operator.explorer().execution(execution)?;
         let name = base_name(&original);
         let job = self.find(name, original.source.as_deref().map(Path::new))?;
@@ -57,7 +80,7 @@ impl JobFolder {
         let source = source.ok_or_else(|| ReplayError::NoJobFile { job: name.to_owned() })?;
         let skipped = Skipped::of(operator, original.instance_id)?;
         let mut replay =
-            Replay::read(from, |execution, step, item| skipped.find(execution, step, item))?;
+            Replay::read(from, lines, |execution, step, item| skipped.find(execution, step, item))?;
         let replays = replays(operator, &job_of_replays(name), original.instance_id)?;
         refuse_abandoned(operator, &replays)?;
         let open = open_replay(&replays);
@@ -79,11 +102,9 @@ impl JobFolder {
         let replay = replay.output_prefix(format!("replay-{}-{number}-", original.instance_id));
         let job = Source::read(Path::new(source))?.compile_replay(self.settings(), &replay)?;
         let mut parameters = original.parameters.clone();
-        let path = std::path::absolute(from).unwrap_or_else(|_| from.to_owned());
-        let path = path.to_string_lossy().into_owned();
         parameters.insert(REPLAY_OF_INSTANCE, Parameter::new(original.instance_id.0, true));
         parameters.insert(REPLAY_NUMBER, Parameter::new(number, true));
-        parameters.insert(REPLAY_FROM, Parameter::new(path, false));
+        parameters.insert(REPLAY_FROM, Parameter::new(named, false));
         Ok(PreparedReplay { job, parameters, left_out, left_to_next })
     }
 }

@@ -24,7 +24,17 @@ impl JobOperator {
     /// As [`start`](Self::start); [`Refusal::NoIncrementer`] for the next instance of a job without an
     /// incrementer.
     pub fn launch(&self, launch: &Launch) -> Result<JobHandle, OperatorError> {
-        let job = self.job_of_launch(launch)?;
+        self.launch_job(self.job_of_launch(launch)?, launch)
+    }
+
+    /// Starts the execution that `launch` describes as [`launch`](Self::launch) does, with `job` in place of the job of that name:
+    /// for jobs that are made for one execution and are not registered. Other processes cannot continue it. A progressive job
+    /// must be registered, because its lanes find it by its name.
+    ///
+    /// # Errors
+    ///
+    /// As [`launch`](Self::launch).
+    pub fn launch_job(&self, job: Arc<Job>, launch: &Launch) -> Result<JobHandle, OperatorError> {
         let execution = self.store_launch(&job, launch, Some(self.claimant()))?;
         Ok(match job.progressive() {
             Some(_) => self.submit_drive(&execution, RunMode::Driven),
