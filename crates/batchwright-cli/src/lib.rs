@@ -24,6 +24,7 @@ struct Readme;
 mod args;
 mod command;
 mod context;
+mod corrections;
 mod error;
 mod output;
 mod parameters;

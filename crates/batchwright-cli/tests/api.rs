@@ -10,7 +10,7 @@ use std::process::Command;
 use batchwright_testkit::{Service, needs};
 use common::{Place, until};
 use serde_json::{Value, json};
-use serving::Serving;
+use serving::{Serving, ask, ask_with};
 
 const SUM: &str = r#"
 name = "sum"
@@ -53,35 +53,6 @@ fn place() -> Place {
 fn rows(place: &Place) -> i64 {
     let database = rusqlite::Connection::open(place.path("batchwright.db")).unwrap();
     database.query_row("SELECT count(*) FROM numbers", [], |row| row.get(0)).unwrap()
-}
-
-fn ask(serving: &Serving, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
-    ask_with(serving, method, path, "", body)
-}
-
-/// Sends a request with further lines in its head, each with its end.
-fn ask_with(
-    serving: &Serving,
-    method: &str,
-    path: &str,
-    lines: &str,
-    body: Option<Value>,
-) -> (u16, Value) {
-    use std::io::{Read, Write};
-    let mut socket = std::net::TcpStream::connect(&serving.http).unwrap();
-    let body = body.map(|body| body.to_string()).unwrap_or_default();
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-type: application/json\r\n{lines}\
-         content-length: {}\r\n\r\n{body}",
-        serving.http,
-        body.len()
-    );
-    socket.write_all(head.as_bytes()).unwrap();
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, serde_json::from_str(body).unwrap_or(Value::Null))
 }
 
 #[test]

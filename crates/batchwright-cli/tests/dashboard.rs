@@ -181,6 +181,41 @@ fn skipped_records_are_found_and_exported() {
 }
 
 #[test]
+fn a_skipped_record_is_corrected_and_replayed() {
+    let Some(page) = Dashboard::start() else { return };
+    page.settled();
+    page.open("/executions?q=job:load-orders");
+    page.browser.click("main td a[href$=skips]");
+    page.browser.click("main a[href$=correct]");
+    let text = page.text();
+    assert!(text.contains("Record 137 of step load") && text.contains("137,Gus,free"), "{text}");
+    // Nothing was changed.
+    page.browser.click("main form .actions button");
+    page.until_text("no record was changed or ticked");
+    page.browser.run("history.back()");
+    page.until_text("Correct and replay");
+    page.browser.fill("#record-0", r#"{"id": 137, "customer": "Gus", "amount": "12.50"}"#);
+    page.browser.click("main form .actions button");
+    page.until_status("Completed");
+    assert!(page.text().contains("load-orders.replay") && page.text().contains("dashboard"));
+    let written = std::fs::read_dir(page.place.path("out")).unwrap();
+    let mut written = written.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let replayed = written.find(|name| name.starts_with("replay-")).unwrap();
+    let line = page.place.read(&format!("out/{replayed}"));
+    assert!(line.contains("137") && line.contains("12.50") && line.lines().count() == 1, "{line}");
+    page.open("/executions?q=job:load-orders");
+    page.browser.click("main tr:last-child td a[href$=skips]");
+    page.browser.click("main a[href$=correct]");
+    let text = page.text();
+    assert!(!text.contains("Record 137 of step load") && text.contains("Record "), "{text}");
+    page.open("/audit");
+    assert!(page.text().contains("1 records of execution"), "{}", page.text());
+    // The refused form is the only message of the browser.
+    let complaints = page.browser.complaints();
+    assert!(complaints.iter().all(|it| it.contains("400 (Bad Request)")), "{complaints:?}");
+}
+
+#[test]
 fn a_failure_is_in_the_inbox_until_it_is_dealt_with() {
     let Some(page) = Dashboard::start() else { return };
     page.open("/");
@@ -339,12 +374,13 @@ fn pages_are_read_without_scripts_and_used_with_keys_alone() {
 }
 
 /// The pages, with the names of their pictures in the book.
-const PAGES: [(&str, &str); 11] = [
+const PAGES: [(&str, &str); 12] = [
     ("overview", "/"),
     ("executions", "/executions"),
     ("execution", "/executions/1"),
     ("failure", "/executions/2"),
     ("skips", "/executions/1/skips"),
+    ("correct", "/executions/1/correct"),
     ("compare", "/compare?a=1&b=2"),
     ("job", "/jobs/load-orders"),
     ("schedule", "/schedule"),

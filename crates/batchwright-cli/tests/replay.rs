@@ -1,9 +1,12 @@
 //! Skipped records: exported, corrected, and replayed by the processors and the writer of their step, each once.
 
 mod common;
+#[path = "common/serving.rs"]
+mod serving;
 
-use common::Place;
+use common::{Place, until};
 use serde_json::{Value, json};
+use serving::{Serving, ask};
 
 /// Ten orders of which 2 cannot be read, 4 is rejected, and 6 cannot be written, because its number is taken.
 const ORDERS: &str = "id,amount\n1,10\n2,20,?\n3,30\n4,-40\n5,50\n3,60\n7,70\n8,80\n9,90\n10,100\n";
@@ -95,6 +98,51 @@ fn what_was_skipped_is_exported_corrected_and_replayed_once() {
     let listed = place.run(&["skips", "1"]).expect(0);
     assert_eq!(listed.out.matches(" yes ").count(), 3, "{}", listed.out);
     assert!(listed.err.contains("3 records are skipped: "), "{}", listed.err);
+}
+
+#[test]
+fn a_server_replays_corrected_records_once_also_when_the_request_is_repeated() {
+    let place = skipped();
+    let serving = Serving::start_with(&place, &["--jobs", ".", "--http", "127.0.0.1:0"]);
+    let (status, open) = ask(&serving, "GET", "/v1/executions/1/replay?limit=2", None);
+    assert_eq!((status, open["items"].as_array().map(Vec::len)), (200, Some(2)), "{open}");
+    let more = format!("/v1/executions/1/replay?cursor={}", open["next_cursor"].as_str().unwrap());
+    let (_, rest) = ask(&serving, "GET", &more, None);
+    assert_eq!(rest["next_cursor"], Value::Null);
+    let records = [open["items"].as_array().unwrap(), rest["items"].as_array().unwrap()];
+    let mut records: Vec<Value> = records.into_iter().flatten().cloned().collect();
+    records.sort_by_key(|record| record["item"].as_u64());
+    assert_eq!(records[0]["record"], Value::Null);
+    // What is not corrected is refused with the place of the mistake, and nothing is replayed.
+    let send = |records: &[Value]| {
+        ask(&serving, "POST", "/v1/executions/1/replay", Some(json!({"records": records})))
+    };
+    let (status, refused) = send(&records);
+    assert_eq!((status, &refused["code"]), (422, &json!("usage")));
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(detail.contains("line 1: `record` has no fields"), "{detail}");
+    records[0]["record"] = json!({"id": "2", "amount": "20"});
+    records[1]["record"]["amount"] = json!("40");
+    records[2]["record"]["id"] = json!(6);
+    let (status, started) = send(&records[..2]);
+    assert_eq!((status, &started["job"]), (202, &json!("load.replay")), "{started}");
+    let path = format!("/v1/executions/{}", started["id"]);
+    until("the replay ends", || ask(&serving, "GET", &path, None).1["status"] == "COMPLETED");
+    let (_, ended) = ask(&serving, "GET", &path, None);
+    assert_eq!(ended["triggered_by"], "api");
+    assert_eq!(ended["parameters"]["day"]["value"], "monday");
+    let (status, refused) = send(&records[..2]);
+    assert_eq!(status, 422, "{refused}");
+    assert!(refused["detail"].as_str().unwrap().contains("all replayed already"), "{refused}");
+    assert_eq!(send(&records).0, 202, "the third one is left");
+    until("all are written", || orders(&place).len() == 10);
+    assert_eq!(orders(&place), (1..=10).map(|id| (id, id * 1_000)).collect::<Vec<_>>());
+    // A program that is restarted does not restart what was made of a request.
+    until("nothing is left", || {
+        ask(&serving, "GET", "/v1/executions/1/replay", None).1["items"] == json!([])
+    });
+    let restart = format!("{path}/restart");
+    assert!(ask(&serving, "POST", &restart, Some(json!({}))).0 >= 400);
 }
 
 #[test]

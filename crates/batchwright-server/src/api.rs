@@ -16,6 +16,7 @@ mod listen;
 mod page;
 mod problem;
 mod progressive;
+mod replay;
 mod schedule;
 mod session;
 mod stream;
@@ -52,6 +53,7 @@ pub use problem::Problem;
 use session::{Sessions, random_word};
 
 use crate::metrics::Metrics;
+use crate::replay::Replays;
 use crate::scheduler::{Answer, JobStarter, Request, Scheduler};
 
 /// Maximum of slices that run at once; further ones get the error `overloaded`.
@@ -74,6 +76,7 @@ pub struct Api {
     /// The word that forms send back when their caller has no session: other pages cannot know it.
     form_key: Arc<str>,
     has_dashboard: bool,
+    pub(crate) replays: Option<Arc<dyn Replays>>,
     /// Where clients see the API; `None`: where it is nested.
     base: Option<Base>,
 }
@@ -92,6 +95,7 @@ impl Api {
             metrics,
             form_key: random_word().into(),
             has_dashboard: false,
+            replays: None,
             base: None,
         }
     }
@@ -121,6 +125,13 @@ impl Api {
     #[must_use]
     pub fn with_dashboard(mut self) -> Self {
         self.has_dashboard = true;
+        self
+    }
+
+    /// Offers replays of skipped records. Default: none.
+    #[must_use]
+    pub fn replays(mut self, replays: impl Replays + 'static) -> Self {
+        self.replays = Some(Arc::new(replays));
         self
     }
 
@@ -242,6 +253,7 @@ impl Api {
             .routes(routes!(executions::steps))
             .routes(routes!(executions::skips))
             .routes(routes!(executions::events))
+            .routes(routes!(replay::open, replay::replay))
             .routes(routes!(changes::events))
             .routes(routes!(schedule::triggers))
             .routes(routes!(schedule::trigger, schedule::set_trigger, schedule::unset_trigger))

@@ -16,6 +16,7 @@ mod launch_queue;
 mod message;
 mod metrics;
 pub mod progressive;
+mod replay;
 mod scheduler;
 mod server;
 mod shutdown;
@@ -27,6 +28,7 @@ pub use kairoi::{KairoiData, read_kairoi};
 
 #[cfg(feature = "amqp")]
 pub use launch_queue::{LaunchMessage, LaunchQueue, LaunchQueueError, LaunchSender};
+pub use replay::{ReplayRefused, Replays};
 #[cfg(feature = "http")]
 pub use reqwest;
 pub use scheduler::{

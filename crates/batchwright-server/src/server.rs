@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use crate::api::{Api, HttpListener, HttpSettings};
 use crate::config::SchedulerSettings;
 use crate::kcp::Listener;
+use crate::replay::Replays;
 use crate::scheduler::{JobStarter, Scheduler, StartError};
 use crate::worker::Worker;
 
@@ -104,9 +105,17 @@ pub struct ServerBuilder {
     operator: JobOperator,
     schedule: Option<Schedule>,
     http: Option<HttpSettings>,
+    replays: Option<Arc<dyn Replays>>,
 }
 
 impl ServerBuilder {
+    /// Offers replays of skipped records in the API and on its pages. Default: none.
+    #[must_use]
+    pub fn replays(mut self, replays: impl Replays + 'static) -> Self {
+        self.replays = Some(Arc::new(replays));
+        self
+    }
+
     /// Runs a scheduler whose triggers and rules are in `schedule`. Default: no scheduler.
     #[must_use]
     pub fn scheduler(
@@ -152,11 +161,11 @@ impl ServerBuilder {
 impl Server {
     /// Describes a server that runs the jobs of `operator`, with its clock and its lease.
     pub fn builder(operator: JobOperator) -> ServerBuilder {
-        ServerBuilder { operator, schedule: None, http: None }
+        ServerBuilder { operator, schedule: None, http: None, replays: None }
     }
 
     fn start_here(description: ServerBuilder, place: ServerRuntime) -> Result<Self, ServerError> {
-        let ServerBuilder { operator, schedule, http } = description;
+        let ServerBuilder { operator, schedule, http, replays } = description;
         let lease = operator.lease_timeout();
         let jobs = JobStarter::new(operator);
         // Webhooks and brokers use TLS by this provider, unless the program has installed another one.
@@ -188,7 +197,8 @@ impl Server {
         // The worker exists before the API listens: without a worker the API refuses to start jobs.
         let worker = Worker::new(jobs.clone(), lease);
         let api_stop = StopToken::default();
-        let api = Api::new(jobs.clone(), scheduler.clone(), api_stop.clone());
+        let mut api = Api::new(jobs.clone(), scheduler.clone(), api_stop.clone());
+        api.replays = replays;
         if let Some(http) = http {
             let pages = api.clone().with_dashboard();
             listening.push(runtime.spawn(http.serve(pages, api_stop.clone(), ended)));

@@ -11,6 +11,7 @@ use batchwright_store::SqlSchedule;
 use crate::Program;
 use crate::args::{Global, ServeArgs};
 use crate::context::App;
+use crate::corrections::Corrections;
 use crate::error::{self, CliError};
 use crate::output;
 use crate::store::{self, Store};
@@ -55,12 +56,12 @@ pub(super) fn serve_after(
         None => None,
     };
     let app = App::on(store, &global, program, None, settings.jobs_max)?;
-    let mut server = Server::builder(app.operator);
+    let mut server = Server::builder(app.operator.clone());
     if let Some((settings, schedule)) = scheduler {
         server = server.scheduler(settings, schedule);
     }
     if let Some(http) = settings.http.take() {
-        server = server.http(http);
+        server = server.http(http).replays(Corrections::of(&app));
     }
     let server = server.start()?;
     if let Some(http) = server.http_address() {

@@ -7,6 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::common::{Place, until};
 
 /// How long a test waits for an answer before it fails.
@@ -187,4 +189,33 @@ pub fn get(address: &str, path: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
+}
+
+/// Sends a request with a JSON body; returns status and body of the answer.
+pub fn ask(serving: &Serving, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+    ask_with(serving, method, path, "", body)
+}
+
+/// Sends a request with further lines in its head, each with its end.
+pub fn ask_with(
+    serving: &Serving,
+    method: &str,
+    path: &str,
+    lines: &str,
+    body: Option<Value>,
+) -> (u16, Value) {
+    let mut socket = TcpStream::connect(&serving.http).unwrap();
+    let body = body.map(|body| body.to_string()).unwrap_or_default();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-type: application/json\r\n{lines}\
+         content-length: {}\r\n\r\n{body}",
+        serving.http,
+        body.len()
+    );
+    socket.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(body).unwrap_or(Value::Null))
 }

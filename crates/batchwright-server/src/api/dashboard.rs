@@ -5,6 +5,7 @@
 mod audit;
 mod chart;
 mod compare;
+mod correct;
 mod execution;
 mod executions;
 mod feeds;
@@ -47,6 +48,7 @@ pub(super) fn routes() -> Router<Api> {
         .route("/executions/{id}/{verb}", post(execution::command))
         .route("/executions/{id}/skips", get(skips::page))
         .route("/executions/{id}/skips.jsonl", get(skips::export))
+        .route("/executions/{id}/correct", get(correct::page).post(correct::replay))
         .route("/compare", get(compare::page))
         .route("/jobs", get(jobs::page))
         .route("/jobs/{job}", get(job::page))

@@ -46,7 +46,12 @@ impl Fields {
 
     /// Returns the first value of `name`; empty when there is none.
     pub(super) fn text(&self, name: &str) -> &str {
-        self.0.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
+        self.get(name).unwrap_or_default()
+    }
+
+    /// Returns the first value of `name`, if the form has that field.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
     }
 
     /// Returns all values of `name`.

@@ -7,6 +7,7 @@ use batchwright::execution::SkipRecord;
 use maud::{Markup, html};
 use serde::Deserialize;
 
+use super::super::access::Role;
 use super::super::body::Id;
 use super::super::{Problem, blocking};
 use super::parts::{cut, number, table};
@@ -43,9 +44,12 @@ pub(super) async fn page(
             @if shown.is_empty() { p.empty { "The execution skipped no record." } } @else {
                 p {
                     "Records " (number(asked.from as u64 + 1)) " to " (number((asked.from + shown.len()) as u64)) ". "
+                    @if view.may(Role::Operator) && view.api.replays.is_some() { a.button href=(view.url(&format!("/executions/{id}/correct"))) { "Correct and replay" } " " }
                     a.button download="" href=(view.url(&format!("/executions/{id}/skips.jsonl"))) { "Download as JSON lines" }
                 }
-                p.hint { "To correct and replay them: " code { "batchwright skips " (id) " --export rejected.jsonl" } ", correct the fields of " code { "record" } ", then " code { "batchwright replay " (id) " --from rejected.jsonl" } "." }
+                @if view.api.replays.is_some() {
+                    p.hint { "With the command: " code { "batchwright skips " (id) " --export rejected.jsonl" } ", correct the fields of " code { "record" } ", then " code { "batchwright replay " (id) " --from rejected.jsonl" } "." }
+                }
                 (records(shown))
                 div.pager {
                     @if asked.from > 0 { a.button rel="prev" href=(view.url(&format!("/executions/{id}/skips?from={}", asked.from.saturating_sub(ROWS)))) { "Earlier" } }
