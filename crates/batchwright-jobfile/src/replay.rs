@@ -231,9 +231,9 @@ fn keys(groups: &[Group]) -> impl Iterator<Item = Key> {
 
 impl Replay {
     /// Reads `file`, which errors name `path`: a JSON object on each line, with `step`, `item` and `record` (the corrected
-    /// fields), as `batchwright skips --export` writes them. The lines of a dead-letter file, whose `content` is the record as JSON, are
-    /// accepted as well. `skipped` returns the execution and the phase in which the record was skipped: of the execution that
-    /// the line names, or of any.
+    /// fields), as `batchwright skips --export` writes them. The lines of a dead-letter file, whose `content` is the record
+    /// as JSON, are accepted as well. `skipped` returns the execution and the phase in which the record was skipped: of the
+    /// execution that the line names, or of any.
     ///
     /// # Errors
     ///
