@@ -50,7 +50,8 @@ pub(crate) use listen::HTTP_CONNECTIONS_DEFAULT;
 pub(crate) use listen::HttpListener;
 pub use listen::HttpSettings;
 pub use problem::Problem;
-use session::{Sessions, random_word};
+use session::Sessions;
+pub(crate) use session::random_word;
 
 use crate::metrics::Metrics;
 use crate::replay::Replays;

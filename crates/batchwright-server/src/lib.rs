@@ -20,6 +20,8 @@ mod replay;
 mod scheduler;
 mod server;
 mod shutdown;
+#[cfg(feature = "otlp")]
+mod telemetry;
 mod worker;
 
 pub use config::{Config, ConfigError, SchedulerSettings, Settings};
@@ -39,4 +41,6 @@ pub use scheduler::{
 };
 pub use server::{Server, ServerBuilder, ServerError};
 pub use shutdown::Shutdown;
+#[cfg(feature = "otlp")]
+pub use telemetry::{LogEvent, Severity, Telemetry};
 pub use worker::Worker;

@@ -88,7 +88,7 @@ pub(super) fn set_cookie(secret: &str, path: &str, is_encrypted: bool) -> String
 }
 
 /// Returns 256 random bits as text.
-pub(super) fn random_word() -> String {
+pub(crate) fn random_word() -> String {
     let mut bytes = [0_u8; 32];
     let mut filled = 0;
     while filled < bytes.len() {

@@ -1,0 +1,171 @@
+//! OpenTelemetry by OTLP: traces of executions, metrics and logs, sent to a collector when the standard variables name one.
+//!
+//! A trace is made of what the store has when an execution ends, so that it is complete also when another process died with
+//! the execution. Its numbers follow from the store and the execution: each process computes the same ones.
+
+mod export;
+mod log;
+mod metric;
+mod settings;
+mod trace;
+
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use batchwright::JobOperator;
+use batchwright::clock::SystemClock;
+use batchwright::event::{Change, Event, Subject};
+use batchwright::execution::ExecutionId;
+use jiff::Timestamp;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
+
+use self::export::{Message, Source, Worker};
+use self::settings::Settings;
+use crate::metrics::Metrics;
+use crate::scheduler::Scheduler;
+
+pub use self::log::{LogEvent, Severity};
+
+/// Most messages that wait for the exporter; further ones are dropped and counted.
+const WAITING_MAX: usize = 8_192;
+/// How long the end of a process waits for the last export.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Sends traces, metrics and logs of this process. Clones share the exporter.
+#[derive(Clone)]
+pub struct Telemetry {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    messages: SyncSender<Message>,
+    dropped: export::Dropped,
+    exports_logs: bool,
+    store_id: OnceLock<String>,
+}
+
+impl Telemetry {
+    /// Starts the exporter that the variables `OTEL_*` of the environment describe; `None` when they name no collector. The texts
+    /// say which variables have no effect.
+    ///
+    /// # Errors
+    ///
+    /// A sentence about a variable that cannot be used, or about a thread that the system refuses.
+    pub fn from_env() -> Result<Option<(Self, Vec<String>)>, String> {
+        let Some((settings, notes)) = Settings::read(|name| std::env::var(name).ok())? else {
+            return Ok(None);
+        };
+        Self::start(settings).map(|telemetry| Some((telemetry, notes)))
+    }
+
+    fn start(settings: Settings) -> Result<Self, String> {
+        // The collector may be reached by TLS; a provider that the program has installed stays.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let (messages, waiting) = sync_channel(WAITING_MAX);
+        let dropped = export::Dropped::default();
+        let exports_logs = settings.logs.is_some();
+        let worker =
+            Worker::new(settings, Arc::new(SystemClock::default()), waiting, dropped.clone())?;
+        thread::Builder::new()
+            .name("telemetry".to_owned())
+            .spawn(move || worker.run())
+            .map_err(|error| format!("cannot start the thread of the telemetry: {error}"))?;
+        let inner = Inner { messages, dropped, exports_logs, store_id: OnceLock::new() };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Observes the executions of `operator`, and the triggers of `scheduler`, from now on.
+    pub fn observe(&self, operator: &JobOperator, scheduler: Option<&Scheduler>) {
+        let _ = self.inner.store_id.set(operator.store_id().to_owned());
+        let metrics = Metrics::new(operator);
+        let source = Source { operator: operator.clone(), metrics, scheduler: scheduler.cloned() };
+        self.send(Message::Observe(Box::new(source)));
+        let telemetry = self.clone();
+        operator.events().observe(move |event: &Event| {
+            if let (Subject::Execution { id, .. }, Change::Status { status, .. }) =
+                (&event.subject, &event.change)
+                && !status.is_running()
+            {
+                telemetry.send(Message::Ended(*id));
+            }
+        });
+    }
+
+    /// Sends a line of the log. Those of the exporter itself are not sent.
+    pub fn log(&self, event: LogEvent) {
+        if !self.inner.exports_logs || export::is_exporter() {
+            return;
+        }
+        let store = self.inner.store_id.get().map(String::as_str);
+        self.send(Message::Log(Box::new(event.record(store))));
+    }
+
+    /// Sends what waits and the last metrics, and ends the exporter; waits for at most ten seconds.
+    pub fn end(&self) {
+        let (done, ended) = std::sync::mpsc::channel();
+        if self.inner.messages.send(Message::End(done)).is_ok() {
+            let _ = ended.recv_timeout(END_TIMEOUT);
+        }
+    }
+
+    fn send(&self, message: Message) {
+        if let Err(TrySendError::Full(_)) = self.inner.messages.try_send(message) {
+            self.inner.dropped.add(1);
+        }
+    }
+}
+
+impl std::fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Telemetry").finish_non_exhaustive()
+    }
+}
+
+/// The numbers of a trace: 16 bytes.
+fn trace_id(store: &str, execution: ExecutionId) -> Vec<u8> {
+    hashed(&["trace", store], execution.0)[..16].to_vec()
+}
+
+/// The number of the span of an execution: 8 bytes.
+fn run_id(store: &str, execution: ExecutionId) -> Vec<u8> {
+    hashed(&["run", store], execution.0)[..8].to_vec()
+}
+
+/// Returns a hash of `words`, of which none contains another one's separator, and `number`.
+fn hashed(words: &[&str], number: i64) -> [u8; 32] {
+    use sha2::Digest;
+    sha2::Sha256::digest(format!("{}\n{number}", words.join("\n"))).into()
+}
+
+fn attribute(key: &str, value: Value) -> KeyValue {
+    KeyValue {
+        key: key.to_owned(),
+        value: Some(AnyValue { value: Some(value) }),
+        ..KeyValue::default()
+    }
+}
+
+fn text(key: &str, value: impl Into<String>) -> KeyValue {
+    attribute(key, Value::StringValue(value.into()))
+}
+
+fn integer(key: &str, value: i64) -> KeyValue {
+    attribute(key, Value::IntValue(value))
+}
+
+/// Returns a time as OTLP has it: nanoseconds of Unix time.
+fn nanos(at: Timestamp) -> u64 {
+    u64::try_from(at.as_nanosecond()).unwrap_or(0)
+}
+
+/// What makes the telemetry.
+fn scope() -> InstrumentationScope {
+    InstrumentationScope {
+        name: "batchwright".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..InstrumentationScope::default()
+    }
+}
