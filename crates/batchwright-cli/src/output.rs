@@ -4,14 +4,17 @@ use std::io::{self, Write};
 
 use batchwright::execution::{ExecutionSummary, StepSummary};
 use serde::Serialize;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::args::{Format, Global, LogFormat};
 use crate::error::CliError;
+use crate::telemetry;
 
 /// Starts logging to stderr, at the level of `RUST_LOG` if set, else of `-q` and `-v`.
 ///
-/// Without those options, a server logs at `level`.
-pub(crate) fn init_log(global: &Global, level: Option<&str>) {
+/// Without those options, a server logs at `level`. What `runs` executions exports telemetry.
+pub(crate) fn init_log(global: &Global, level: Option<&str>, runs: bool) {
     let is_server = level.is_some();
     let level = match (global.quiet, global.verbose) {
         (false, 0) if is_server => level.unwrap_or_default(),
@@ -32,25 +35,30 @@ pub(crate) fn init_log(global: &Global, level: Option<&str>) {
         // The FTP library logs its commands, one of which has the password.
         .add_directive("suppaftp=off".parse().expect("a valid directive"));
     // Lines for people name the execution in their texts; spans are for programs.
-    let spans = if global.log_format == LogFormat::Json { "info" } else { "off" };
-    let spans = format!("batchwright::span={spans}").parse().expect("a valid directive");
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter.add_directive(spans))
+    let with_spans = |level: &str| {
+        let spans = format!("batchwright::span={level}").parse().expect("a valid directive");
+        filter.clone().add_directive(spans)
+    };
+    let shown = with_spans(if global.log_format == LogFormat::Json { "info" } else { "off" });
+    let log = tracing_subscriber::fmt::layer()
         .with_writer(|| Log)
         .log_internal_errors(false)
         .with_ansi(false);
-    // A program that embeds the command may already have its own subscriber, which then stays in use.
-    let _ = match global.log_format {
-        LogFormat::Json => log
-            .with_writer(|| JsonLog)
-            .json()
-            .flatten_event(true)
-            .with_current_span(true)
-            .try_init(),
+    let log = match global.log_format {
+        LogFormat::Json => {
+            log.with_writer(|| JsonLog).json().flatten_event(true).with_current_span(true).boxed()
+        }
         // The log of a server is read later.
-        LogFormat::Text if is_server => log.try_init(),
-        LogFormat::Text => log.without_time().try_init(),
+        LogFormat::Text if is_server => log.boxed(),
+        LogFormat::Text => log.without_time().boxed(),
     };
+    let notes = if runs { telemetry::begin() } else { Vec::new() };
+    let exported = telemetry::layer().map(|layer| layer.with_filter(with_spans("info")));
+    // A program that embeds the command may already have its own subscriber, which then stays in use.
+    let _ = tracing_subscriber::registry().with(log.with_filter(shown)).with(exported).try_init();
+    for note in notes {
+        tracing::warn!("{note}");
+    }
 }
 
 /// The writer of log lines on stderr.

@@ -64,7 +64,8 @@ pub enum Service {
     /// The mail server of `scripts/smtp_server.py`: `BATCHWRIGHT_TEST_SMTP`, with TLS `BATCHWRIGHT_TEST_SMTPS`, and its folder
     /// `BATCHWRIGHT_TEST_SMTP_FOLDER`.
     Smtp,
-    /// A Python with `confluent_kafka`, `duckdb`, `fastavro`, `openpyxl` and `pyarrow`: `BATCHWRIGHT_TEST_TOOLS`.
+    /// A Python with `confluent_kafka`, `duckdb`, `fastavro`, `oidc_provider_mock`, `openpyxl`, `pyarrow` and `rotel`:
+    /// `BATCHWRIGHT_TEST_TOOLS`.
     Tools,
     /// Servers that the tests may restart, as `scripts/services.sh` starts them: `BATCHWRIGHT_TEST_SERVICES`.
     Restart,

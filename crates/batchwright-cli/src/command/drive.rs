@@ -8,8 +8,8 @@ use super::launch::{exit_code, target, tell};
 use crate::args::{DriveArgs, Global};
 use crate::context::App;
 use crate::error::CliError;
-use crate::output;
 use crate::progress::showing_units;
+use crate::{output, telemetry};
 
 /// Works on all lanes, or on `--lanes` of them, until the execution ends; a signal leaves the execution open.
 pub(super) fn drive(app: &App, global: &Global, args: &DriveArgs) -> Result<u8, CliError> {
@@ -19,6 +19,7 @@ pub(super) fn drive(app: &App, global: &Global, args: &DriveArgs) -> Result<u8, 
     let asked = stop.clone();
     let shutdown = Shutdown::listen(global.grace, move || asked.request())?;
     let (lanes, wanted) = (args.lanes.unwrap_or(u32::MAX), !args.no_progress && !global.quiet);
+    telemetry::observe(&app.operator, None);
     let driven = showing_units(&app.operator, id, wanted, || {
         app.operator.progressive().drive(id, lanes, &stop)
     });

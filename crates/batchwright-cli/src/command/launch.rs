@@ -18,7 +18,7 @@ use crate::args::{
 use crate::context::{App, who};
 use crate::error::{self, CliError};
 use crate::progress::{Bar, showing_units};
-use crate::{output, parameters};
+use crate::{output, parameters, telemetry};
 
 /// Runs a job in the foreground.
 pub(super) fn run(global: &Global, program: &Program, args: &RunArgs) -> Result<u8, CliError> {
@@ -167,6 +167,7 @@ fn foreground(
     let shutdown = Shutdown::listen(global.grace, move || {
         operator.stop_all();
     })?;
+    telemetry::observe(&app.operator, None);
     let handle = app.operator.launch_job(Arc::clone(job), &launch.options(options(args)))?;
     if shutdown.signal().is_some() {
         app.operator.stop_all();

@@ -15,6 +15,7 @@ use crate::corrections::Corrections;
 use crate::error::{self, CliError};
 use crate::output;
 use crate::store::{self, Store};
+use crate::telemetry;
 
 /// The configuration file when no other one is named.
 const CONFIG_DEFAULT: &str = "batchwright.toml";
@@ -36,7 +37,11 @@ pub(super) fn serve_after(
 ) -> Result<u8, CliError> {
     let read = settings(&global);
     let level = read.as_ref().ok().and_then(|settings| settings.log_level.clone());
-    output::init_log(&global, Some(&level.unwrap_or_else(|| "info".to_owned()).to_lowercase()));
+    output::init_log(
+        &global,
+        Some(&level.unwrap_or_else(|| "info".to_owned()).to_lowercase()),
+        true,
+    );
     let mut settings = read?;
     settings.notes.iter().for_each(|note| tracing::warn!("{note}"));
     if let (Some(listen), Some(scheduler)) = (args.listen, &mut settings.scheduler) {
@@ -64,6 +69,7 @@ pub(super) fn serve_after(
         server = server.http(http).replays(Corrections::of(&app));
     }
     let server = server.start()?;
+    telemetry::observe(&app.operator, server.scheduler());
     if let Some(http) = server.http_address() {
         tracing::info!(%http, "listening for HTTP");
     }
