@@ -216,6 +216,29 @@ fn a_skipped_record_is_corrected_and_replayed() {
 }
 
 #[test]
+fn a_server_is_drained_and_begins_work_again() {
+    let Some(page) = Dashboard::start() else { return };
+    page.settled();
+    page.open("/system");
+    page.command("/system/drain");
+    page.until_text("Nothing runs any more; the process can be ended.");
+    assert!(page.browser.has(".checks .failed"), "the check of readiness fails");
+    page.open("/jobs/load-orders");
+    page.browser.fill("[name=\"p.trigger\"]", "while-drained");
+    page.browser.run("document.querySelector('[name=\"p.slot\"]').value = '2026-11-05'");
+    page.browser.click("form[data-launch] button");
+    page.until_status("Starting");
+    let waiting = page.path();
+    page.open("/system");
+    page.command("/system/resume");
+    page.open(&waiting);
+    page.until_status("Completed");
+    page.open("/audit");
+    assert!(page.text().contains("drain") && page.text().contains("resume"), "{}", page.text());
+    page.is_quiet();
+}
+
+#[test]
 fn a_failure_is_in_the_inbox_until_it_is_dealt_with() {
     let Some(page) = Dashboard::start() else { return };
     page.open("/");

@@ -14,7 +14,7 @@ use batchwright_testkit::{Service, needs};
 use common::{Place, until};
 use databases::Kind;
 use rustix::process::Signal;
-use serving::{Serving, history};
+use serving::{Serving, ask, history};
 
 /// Time between two slots, in milliseconds.
 const INTERVAL_MS: i64 = 250;
@@ -277,4 +277,38 @@ fn a_server_whose_clock_is_a_day_off_says_so_and_slots_fire_once_at_the_time_of_
         }
         assert_eq!((right.end(), wrong.end()), (0, 0));
     }
+}
+
+#[test]
+fn a_drained_server_begins_nothing_and_another_one_takes_over() {
+    let Some((_database, place)) = shared() else { return };
+    let job = "name = \"wait\"\n[[steps]]\nname = \"sleep\"\ntype = \"command\"\nargv = [\"sleep\", \"0\"]\n";
+    place.write("wait.toml", job);
+    let start =
+        || Serving::start_with(&place, &["--lease", "1s", "--jobs", ".", "--http", "127.0.0.1:0"]);
+    let drained = start();
+    let (status, server) = ask(&drained, "POST", "/v1/server/drain", None);
+    assert_eq!((status, &server["drained"]), (200, &true.into()), "{server}");
+    assert_eq!(ask(&drained, "GET", "/readyz", None).0, 503);
+    let (status, started) =
+        ask(&drained, "POST", "/v1/jobs/wait/executions", Some(serde_json::json!({})));
+    assert_eq!(status, 202, "{started}");
+    place.run(&["schedule", "set", "now", &serving::at_millis(300)]).expect(0);
+    let due = now_ms() + 300;
+    wait_until(due + 1_500);
+    assert_eq!(history(&place, "now")[0]["status"], "planned", "it is due and is not fired");
+    let path = format!("/v1/executions/{}", started["id"]);
+    assert_eq!(ask(&drained, "GET", &path, None).1["status"], "STARTING");
+    let other = start();
+    until("the other one runs the job", || {
+        ask(&other, "GET", &path, None).1["status"] == "COMPLETED"
+    });
+    other.until_status("now", "executed");
+    assert_eq!(effects(&place).len(), 1);
+    assert_eq!(other.end(), 0);
+    place.run(&["schedule", "set", "later", &serving::at_millis(0)]).expect(0);
+    let (_, server) = ask(&drained, "POST", "/v1/server/resume", None);
+    assert_eq!(server["drained"], false);
+    drained.until_status("later", "executed");
+    assert_eq!(ask(&drained, "GET", "/readyz", None).0, 200);
 }

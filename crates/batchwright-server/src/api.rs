@@ -18,6 +18,7 @@ mod problem;
 mod progressive;
 mod replay;
 mod schedule;
+mod server;
 mod session;
 mod stream;
 mod wait;
@@ -268,6 +269,9 @@ impl Api {
             .routes(routes!(progressive::slice))
             .routes(routes!(progressive::progress))
             .routes(routes!(progressive::response, progressive::acknowledge))
+            .routes(routes!(server::show))
+            .routes(routes!(server::drain))
+            .routes(routes!(server::resume))
             .routes(routes!(health::live))
             .routes(routes!(health::ready))
             .routes(routes!(health::metrics))

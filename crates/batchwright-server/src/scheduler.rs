@@ -81,6 +81,7 @@ impl Scheduler {
             commands: asked,
             dispatcher,
             events: jobs.operator.events().clone(),
+            jobs: jobs.clone(),
             lease,
             status: Arc::clone(&status),
             state: State::default(),

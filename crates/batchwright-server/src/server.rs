@@ -270,6 +270,10 @@ impl Server {
 
     fn status(&self) -> String {
         match &self.scheduler {
+            _ if self.jobs.is_drained() => {
+                let running = self.jobs.operator.queue().running();
+                format!("drained: {running} executions go on, nothing begins")
+            }
             None => "running executions".to_owned(),
             Some(scheduler) => {
                 let status = scheduler.status();

@@ -98,7 +98,7 @@ impl Worker {
                     self.jobs.operator.progressive().expire_responses(RESPONSES_KEPT).map(drop),
                 );
             }
-            if changed() {
+            if !self.jobs.is_drained() && changed() {
                 log_error(self.take_all());
                 log_error(self.drive_all());
             }
@@ -115,7 +115,7 @@ impl Worker {
     fn take_all(&mut self) -> Result<(), OperatorError> {
         for execution in self.jobs.operator.queue().queued()? {
             // Without room here, the execution stays queued for another server or for later.
-            if !self.jobs.operator.queue().has_room() {
+            if self.jobs.is_drained() || !self.jobs.operator.queue().has_room() {
                 return Ok(());
             }
             let taken = match self.jobs.operator.explorer().job_of(&execution) {

@@ -60,6 +60,7 @@ pub(super) fn routes() -> Router<Api> {
         .route("/rules/{id}/unset", post(schedule::unset_rule))
         .route("/audit", get(audit::page))
         .route("/system", get(system::page))
+        .route("/system/{verb}", post(system::command))
         .route("/failures.atom", get(feeds::failures))
         .route("/schedule.ics", get(feeds::calendar))
         .route("/sign-in", get(sign_in::page).post(sign_in::sign_in))

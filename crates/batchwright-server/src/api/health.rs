@@ -38,7 +38,7 @@ pub(super) async fn live() -> Json<Health> {
     Json(Health { status: "ok", checks: Vec::new() })
 }
 
-/// Reports whether the store answers, a worker runs, the scheduler works, and the server is not ending.
+/// Reports whether the store answers, a worker runs, the scheduler works, and the server is neither ending nor drained.
 #[utoipa::path(get, path = "/readyz", tag = "health", responses((status = 200, body = Health),
     (status = 503, body = Health)))]
 pub(super) async fn ready(State(api): State<Api>) -> Response {
@@ -92,6 +92,7 @@ pub(super) async fn checks(api: &Api) -> Vec<Check> {
         Check { name: "store", ok: store },
         Check { name: "worker", ok: api.has_worker() },
         Check { name: "not_ending", ok: !api.stop.is_requested() },
+        Check { name: "not_drained", ok: !api.jobs.is_drained() },
     ];
     if let Some(scheduler) = &api.scheduler {
         let ok = scheduler.is_alive() && scheduler.status().ready.load(Ordering::Relaxed);

@@ -14,6 +14,7 @@ use batchwright::store::owner::{Liveness, ProcessIdentity};
 use batchwright::store::schedule::{ScheduleStore, TriggerKey, TriggerRow};
 use tokio::sync::oneshot;
 
+use super::JobStarter;
 use super::dispatch::Dispatcher;
 use super::group::{Answer, ClaimConditions, Claimed, Firing, Group, Request, event_of};
 use super::rule::Rulebook;
@@ -143,6 +144,7 @@ pub(super) struct Ledger {
     pub(super) dispatcher: Dispatcher,
     /// The observers of changes of triggers; they are called after the commit.
     pub(super) events: Events,
+    pub(super) jobs: JobStarter,
     pub(super) lease: Arc<ServerLease>,
     pub(super) status: Arc<LedgerStatus>,
     pub(super) state: State,
@@ -240,8 +242,7 @@ impl Ledger {
                 pause = Duration::ZERO
             }
             None => {
-                let claims = self.state.draining.is_none() && !self.is_clock_off();
-                if let Some(due) = self.state.next_due.filter(|_| claims) {
+                if let Some(due) = self.state.next_due.filter(|_| self.claims()) {
                     pause = pause.min(micros(due - now));
                 }
             }
@@ -265,6 +266,11 @@ impl Ledger {
 
     fn is_to_replan(&self) -> bool {
         self.state.replan.is_some() && self.state.draining.is_none() && !self.is_clock_off()
+    }
+
+    /// Returns whether due triggers are fired here.
+    fn claims(&self) -> bool {
+        self.state.draining.is_none() && !self.is_clock_off() && !self.jobs.is_drained()
     }
 
     /// Detects that this machine's clock was set; then the next turn reads the database's clock and plans
@@ -338,7 +344,7 @@ impl Ledger {
                 let now = self.now();
                 let outcome_count = self.state.outcomes.len().min(OUTCOMES_MAX);
                 let is_due = self.state.next_due.is_some_and(|due| due <= now);
-                let claim = is_due && self.state.draining.is_none() && !self.is_clock_off();
+                let claim = is_due && self.claims();
                 self.commit(now, &requests, outcome_count, claim)
             }),
         };

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use axum::response::Response;
+use axum::extract::Path;
+use axum::response::{IntoResponse, Redirect, Response};
 use batchwright::execution::JobExecution;
 use batchwright::query::ExecutionFilter;
 use batchwright::store::schedule::ServerRow;
 use maud::{Markup, html};
 
 use super::super::Problem;
+use super::super::access::Role;
 use super::super::health::{self, Check};
+use super::form::Fields;
 use super::parts::{ago, count_of, micros, table};
 use super::view::View;
 use crate::scheduler::{Answer, Request};
@@ -33,6 +36,38 @@ pub(super) async fn page(view: View) -> Result<Response, Problem> {
         Ok(("System".to_owned(), content(view, &checks, &servers, &running)))
     })
     .await
+}
+
+/// Whether this server begins work, and the command that changes it.
+fn work(view: &View) -> Markup {
+    let server = view.api.server();
+    let rest = format!(
+        "{} and {} go on",
+        count_of(server.running, "execution"),
+        count_of(server.firing, "trigger")
+    );
+    html! {
+        @if server.drained { p.notice { "Drained: it claims no execution and fires no trigger. " @if server.running + server.firing == 0 { "Nothing runs any more; the process can be ended." } @else { (rest) "." } } }
+        @if view.may(Role::Operator) {
+            @if server.drained { (view.button("/system/resume", "Begin work again")) }
+            @else { (view.asking("/system/drain", "Drain", "This server then claims no execution and fires no trigger; what runs goes on, and other servers of the store take over. Its check of readiness fails meanwhile.", "plain")) }
+        }
+    }
+}
+
+/// Drains this server, or lets it begin work again.
+pub(super) async fn command(
+    view: View,
+    Path(verb): Path<String>,
+    _: Fields,
+) -> Result<Response, Problem> {
+    let is_drained = match verb.as_str() {
+        "drain" => true,
+        "resume" => false,
+        _ => return Err(Problem::not_found("this address does not exist")),
+    };
+    view.api.set_drained(view.who(), is_drained).await?;
+    Ok(Redirect::to("/system").into_response())
 }
 
 fn content(
@@ -85,6 +120,7 @@ fn content(
                 dt { "API" } dd { a href=(view.url("/docs")) { "documentation" } " · " a href=(view.url("/v1/openapi.json")) { "OpenAPI" } " · " a href=(view.url("/book")) { "book" } }
                 dt { "Feeds" } dd { a href=(view.url("/failures.atom")) { "failures (Atom)" } " · " a href=(view.url("/schedule.ics")) { "coming fires (iCal)" } }
             }
+            (work(view))
         }
     }
 }

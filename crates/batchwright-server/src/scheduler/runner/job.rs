@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use batchwright::execution::{ExecutionId, JobExecution};
@@ -31,12 +31,24 @@ pub struct JobStarter {
     pub(crate) operator: JobOperator,
     /// Number of workers that run queued executions.
     pub(crate) workers: Arc<AtomicUsize>,
+    /// Whether this process begins nothing more: it claims no queued execution and fires no trigger.
+    drained: Arc<AtomicBool>,
 }
 
 impl JobStarter {
     /// Starts the jobs of `operator`.
     pub fn new(operator: JobOperator) -> Self {
-        Self { operator, workers: Arc::default() }
+        Self { operator, workers: Arc::default(), drained: Arc::default() }
+    }
+
+    /// Returns whether this process begins nothing more.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::SeqCst)
+    }
+
+    /// Lets this process begin nothing more, or again what it finds. What runs goes on. Returns whether that is a change.
+    pub(crate) fn set_drained(&self, is_drained: bool) -> bool {
+        self.drained.swap(is_drained, Ordering::SeqCst) != is_drained
     }
 
     /// Returns the operator.
