@@ -11,8 +11,14 @@ mod errors;
 mod executions;
 mod health;
 mod idempotency;
+mod identity;
 mod jobs;
 mod listen;
+#[cfg(feature = "oidc")]
+mod oidc;
+#[cfg(not(feature = "oidc"))]
+#[path = "api/oidc_absent.rs"]
+mod oidc;
 mod page;
 mod problem;
 mod progressive;
@@ -47,9 +53,11 @@ pub use access::{AccessRules, Role, Token};
 use access::{Caller, Gate};
 use base::Base;
 use changes::Changes;
+pub use identity::OidcSettings;
 pub(crate) use listen::HTTP_CONNECTIONS_DEFAULT;
 pub(crate) use listen::HttpListener;
 pub use listen::HttpSettings;
+use oidc::Oidc;
 pub use problem::Problem;
 use session::Sessions;
 pub(crate) use session::random_word;
@@ -221,7 +229,10 @@ impl Api {
         let (base, body_max) = (self.base.clone(), rules.body_max);
         let has_dashboard = self.has_dashboard;
         let sessions = Sessions::new(self.operator().clock());
-        let gate = Arc::new(Gate { rules, sessions });
+        let oidc = rules.oidc.clone().map(|it| Oidc::new(it, self.operator().clock()));
+        // The listener refuses such settings; an application that serves the routes itself still guards them.
+        let oidc = oidc.and_then(|it| it.inspect_err(|error| tracing::error!("{error}")).ok());
+        let gate = Arc::new(Gate { rules, sessions, oidc });
         let routes = self
             .routes()
             .merge(others)

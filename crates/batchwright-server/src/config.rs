@@ -3,6 +3,7 @@
 //! These keys of Kairoi are accepted: `log.level`, `controller.listen`, `database.fsync_on_persist` and
 //! `database.framerate`.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,9 +11,9 @@ use std::time::Duration;
 use batchwright::text::refused_value;
 use serde::Deserialize;
 
-use crate::api::{AccessRules, HTTP_CONNECTIONS_DEFAULT, HttpSettings, Role, Token};
+use crate::api::{AccessRules, HTTP_CONNECTIONS_DEFAULT, HttpSettings, OidcSettings, Role, Token};
 use crate::kcp::{Access, KcpSettings, Tls};
-use crate::scheduler::{LedgerSettings, RunnerSettings, time};
+use crate::scheduler::{LedgerSettings, RunnerSettings, Secret, time};
 
 /// Default address of the REST API.
 const HTTP_DEFAULT: &str = "127.0.0.1:5680";
@@ -101,6 +102,21 @@ struct HttpKeys {
     #[serde(default)]
     insecure: bool,
     connections_max: Option<usize>,
+    oidc: Option<OidcKeys>,
+}
+
+/// Sign-in by OpenID Connect.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OidcKeys {
+    issuer: String,
+    client_id: String,
+    client_secret_file: Option<PathBuf>,
+    address: String,
+    scopes: Option<Vec<String>>,
+    name_claim: Option<String>,
+    role_claim: Option<String>,
+    roles: BTreeMap<String, String>,
 }
 
 /// A token by its hash: the file may be read by more people than may use the token.
@@ -321,6 +337,7 @@ impl Config {
             hosts: http.hosts.clone(),
             origins: http.origins.clone(),
             body_max: http.body_max.unwrap_or(default.body_max),
+            oidc: http.oidc.as_ref().map(|keys| oidc(keys, folder)).transpose()?,
         };
         let tls = tls("http", &http.tls_certificate, &http.tls_key, folder)?;
         let connections_max =
@@ -340,15 +357,7 @@ impl Config {
         let listen = address("kcp.listen", named)?;
         let access = match &kcp.token_file {
             None => Access::default(),
-            Some(file) => {
-                let file = folder.join(file);
-                let token = std::fs::read_to_string(&file)
-                    .map_err(|error| format!("kcp.token_file `{}`: {error}", file.display()))?;
-                match token.trim() {
-                    "" => return Err(format!("kcp.token_file `{}` is empty", file.display())),
-                    token => Access::token(token),
-                }
-            }
+            Some(file) => Access::token(secret_of("kcp.token_file", &folder.join(file))?.expose()),
         };
         let tls = tls("kcp", &kcp.tls_certificate, &kcp.tls_key, folder)?;
         let connections_max =
@@ -397,6 +406,50 @@ fn tls(
         }
         (None, None) => Ok(None),
         _ => Err(format!("{section}.tls_certificate and {section}.tls_key must be set together")),
+    }
+}
+
+fn oidc(keys: &OidcKeys, folder: &Path) -> Result<OidcSettings, String> {
+    let role = |(value, role): (&String, &String)| {
+        let known = Role::from_name(role);
+        let known = known.ok_or_else(|| {
+            format!("http.oidc.roles `{value}`: role must be viewer, operator or admin")
+        })?;
+        Ok::<_, String>((value.clone(), known))
+    };
+    let roles = keys.roles.iter().map(role).collect::<Result<Vec<_>, _>>()?;
+    if roles.is_empty() {
+        return Err("http.oidc.roles is empty, so that no person could sign in".to_owned());
+    }
+    let address = keys.address.trim_end_matches('/');
+    if !["http://", "https://"].iter().any(|scheme| address.starts_with(scheme)) {
+        return Err(format!(
+            "http.oidc.address `{address}`: expected https://HOST, as browsers see it"
+        ));
+    }
+    let default = || vec!["profile".to_owned(), "email".to_owned()];
+    Ok(OidcSettings {
+        issuer: keys.issuer.clone(),
+        client_id: keys.client_id.clone(),
+        client_secret: match &keys.client_secret_file {
+            Some(file) => Some(secret_of("http.oidc.client_secret_file", &folder.join(file))?),
+            None => None,
+        },
+        address: address.to_owned(),
+        scopes: keys.scopes.clone().unwrap_or_else(default),
+        name_claim: keys.name_claim.clone().unwrap_or_else(|| "preferred_username".to_owned()),
+        role_claim: keys.role_claim.clone().unwrap_or_else(|| "groups".to_owned()),
+        roles,
+    })
+}
+
+/// Reads a secret from its file.
+fn secret_of(key: &str, file: &Path) -> Result<Secret, String> {
+    let wrong = |problem: &dyn std::fmt::Display| format!("{key} `{}`: {problem}", file.display());
+    let text = std::fs::read_to_string(file).map_err(|error| wrong(&error))?;
+    match text.trim() {
+        "" => Err(wrong(&"it is empty")),
+        secret => Ok(Secret::new(secret)),
     }
 }
 
@@ -479,6 +532,9 @@ mod tests {
             "[shutdown]\ngrace = 3",
             "[http]\nlisten = \"here\"",
             "[http]\ntls_key = \"a\"",
+            "[http.oidc]\nissuer = \"https://a\"\nclient_id = \"b\"\naddress = \"https://c\"\nroles = {}",
+            "[http.oidc]\nissuer = \"https://a\"\nclient_id = \"b\"\naddress = \"https://c\"\nroles = { x = \"king\" }",
+            "[http.oidc]\nissuer = \"https://a\"\nclient_id = \"b\"\naddress = \"c\"\nroles = { x = \"admin\" }",
             "[[http.tokens]]\nname = \"a\"\nrole = \"king\"\nsha256 = \"00\"",
             "[[http.tokens]]\nname = \"a\"\nrole = \"admin\"\nsha256 = \"00\"",
         ] {

@@ -2,8 +2,8 @@
 //! recovery, REST API, progressive execution by requests, graceful end.
 
 #![cfg_attr(
-    not(all(feature = "amqp", feature = "http")),
-    allow(dead_code, reason = "the runners that are left out use it")
+    not(all(feature = "amqp", feature = "http", feature = "oidc")),
+    allow(dead_code, reason = "what is left out uses it")
 )]
 
 pub mod api;

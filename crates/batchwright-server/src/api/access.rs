@@ -11,8 +11,9 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::Problem;
+use super::oidc::Oidc;
 use super::session::Sessions;
+use super::{OidcSettings, Problem};
 
 /// The role of a token; each role includes the previous ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,7 +78,7 @@ impl std::fmt::Debug for Token {
 /// The rules of access to the API.
 #[derive(Debug, Clone)]
 pub struct AccessRules {
-    /// The accepted tokens; without any, every client that reaches the server may do everything.
+    /// The accepted tokens; without any, and without OpenID Connect, every client that reaches the server may do everything.
     pub tokens: Vec<Token>,
     /// Host names of the server in addition to `localhost` and IP addresses.
     pub hosts: Vec<String>,
@@ -85,11 +86,19 @@ pub struct AccessRules {
     pub origins: Vec<String>,
     /// Maximum size of a body, in bytes.
     pub body_max: usize,
+    /// Sign-in of people by OpenID Connect.
+    pub oidc: Option<OidcSettings>,
 }
 
 impl Default for AccessRules {
     fn default() -> Self {
-        Self { tokens: Vec::new(), hosts: Vec::new(), origins: Vec::new(), body_max: 1024 * 1024 }
+        Self {
+            tokens: Vec::new(),
+            hosts: Vec::new(),
+            origins: Vec::new(),
+            body_max: 1024 * 1024,
+            oidc: None,
+        }
     }
 }
 
@@ -97,6 +106,7 @@ impl Default for AccessRules {
 pub(super) struct Gate {
     pub(super) rules: AccessRules,
     pub(super) sessions: Sessions,
+    pub(super) oidc: Option<Oidc>,
 }
 
 /// Refuses requests that the rules do not allow.
@@ -219,7 +229,7 @@ impl Gate {
         if is_preflight {
             return Ok(Caller::ANYONE);
         }
-        if rules.tokens.is_empty() || is_public(uri.path()) {
+        if rules.is_open() || is_public(uri.path()) {
             return Ok(self.sessions.caller(headers).unwrap_or(Caller::ANYONE));
         }
         let caller = match headers.contains_key(header::AUTHORIZATION) {
@@ -252,6 +262,11 @@ fn forbidden(needed: Role, role: Role) -> Problem {
 }
 
 impl AccessRules {
+    /// Whether every client may do everything.
+    pub(super) fn is_open(&self) -> bool {
+        self.tokens.is_empty() && self.oidc.is_none()
+    }
+
     /// Returns the origin of the requesting page, if it is one of the allowed ones.
     fn named_origin(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         let origin = headers.get(header::ORIGIN)?;
@@ -360,6 +375,7 @@ pub(super) fn is_sign_of_life(path: &str) -> bool {
 /// token. None of them reveals anything about jobs.
 fn is_public(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz" | "/docs" | "/v1/openapi.json" | "/sign-in")
+        || path.starts_with("/sign-in/")
         || path.starts_with("/assets/")
         || path.starts_with("/errors/")
         || path == "/book"
@@ -400,7 +416,7 @@ mod tests {
         let hosts = vec!["batch.example".to_owned()];
         let rules = AccessRules { tokens, hosts, ..AccessRules::default() };
         let clock = Arc::new(batchwright::clock::SystemClock::default());
-        Gate { rules, sessions: Sessions::new(clock) }
+        Gate { rules, sessions: Sessions::new(clock), oidc: None }
     }
 
     fn code(rules: &Gate, method: &str, path: &str, headers: &[(&'static str, &str)]) -> String {

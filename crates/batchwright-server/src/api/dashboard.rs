@@ -31,6 +31,7 @@ use axum::routing::{get, post};
 use super::access::is_page;
 use super::base::Base;
 use super::body::accepts;
+use super::oidc::BACK;
 use super::page::percent;
 use super::{Api, Problem};
 
@@ -64,6 +65,8 @@ pub(super) fn routes() -> Router<Api> {
         .route("/failures.atom", get(feeds::failures))
         .route("/schedule.ics", get(feeds::calendar))
         .route("/sign-in", get(sign_in::page).post(sign_in::sign_in))
+        .route("/sign-in/oidc", get(sign_in::by_provider))
+        .route(BACK, get(sign_in::back))
         .route("/sign-out", post(sign_in::sign_out))
         .route("/assets/dashboard.css", get(|| asset("text/css; charset=utf-8", STYLE)))
         .route("/assets/dashboard.js", get(|| asset("text/javascript; charset=utf-8", SCRIPT)))

@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
-use batchwright::clock::StopToken;
+use batchwright::clock::{StopToken, SystemClock};
+use futures_util::FutureExt as _;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tower::Service;
 
+use super::oidc::Oidc;
 use super::{AccessRules, Api};
 use crate::kcp::{Tls, acceptor};
 
@@ -75,11 +77,14 @@ impl HttpListener {
     /// A sentence: the address is not protected or cannot be bound, or certificate or key cannot be read.
     pub(crate) async fn bind(settings: &HttpSettings) -> Result<Self, String> {
         let address = settings.listen;
-        let is_open = settings.access.tokens.is_empty();
+        let is_open = settings.access.is_open();
         if !address.ip().is_loopback() && is_open && !settings.insecure {
             return Err(format!(
-                "cannot listen on {address}: other hosts can reach it, so it needs http.tokens, or http.insecure = true (--insecure)"
+                "cannot listen on {address}: other hosts can reach it, so it needs http.tokens or http.oidc, or http.insecure = true (--insecure)"
             ));
+        }
+        if let Some(oidc) = settings.access.oidc.clone() {
+            Oidc::new(oidc, Arc::new(SystemClock::default()))?;
         }
         let tls = settings.tls.as_ref().map(acceptor).transpose()?;
         let listener = TcpListener::bind(address).await;
@@ -99,31 +104,18 @@ impl HttpListener {
         let router = api.whole(self.access);
         let places = Arc::new(Semaphore::new(self.connections_max));
         let reserved = Arc::new(Semaphore::new(RESERVED_PLACES));
-        let mut clients = JoinSet::new();
-        loop {
-            let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
-                _ = end.wait_for(|end| *end) => break,
-            };
-            while clients.try_join_next().is_some() {}
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::debug!(%error, "cannot accept a client");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
+        let (mut clients, served_until) = (JoinSet::new(), end.clone());
+        let serve = |stream: TcpStream, clients: &mut JoinSet<()>| {
             let _ = stream.set_nodelay(true);
             // When streams or incomplete requests take all connections, the health checks still answer.
             let (place, router) = match Arc::clone(&places).try_acquire_owned() {
                 Ok(place) => (place, router.clone()),
                 Err(_) => match Arc::clone(&reserved).try_acquire_owned() {
                     Ok(place) => (place, signs_of_life.clone()),
-                    Err(_) => continue,
+                    Err(_) => return,
                 },
             };
-            let end = end.clone();
+            let end = served_until.clone();
             match &self.tls {
                 None => {
                     clients.spawn(async move {
@@ -145,7 +137,26 @@ impl HttpListener {
                     });
                 }
             }
+        };
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                _ = end.wait_for(|end| *end) => break,
+            };
+            while clients.try_join_next().is_some() {}
+            match accepted {
+                Ok((stream, _)) => serve(stream, &mut clients),
+                Err(error) => {
+                    tracing::debug!(%error, "cannot accept a client");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
         }
+        // Clients that the system has already connected are served, too.
+        while let Some(Ok((stream, _))) = self.listener.accept().now_or_never() {
+            serve(stream, &mut clients);
+        }
+        drop(self.listener);
         stop.request();
         let ending = async { while clients.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(END_GRACE, ending).await;

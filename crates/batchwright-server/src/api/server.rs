@@ -58,7 +58,7 @@ impl Api {
                 tracing::info!(
                     who,
                     action,
-                    "this server was told to begin nothing more, or to go on"
+                    "this server begins nothing more, or begins work again"
                 );
                 api.audit_as(&who, action, "this server", None);
             }
@@ -74,9 +74,9 @@ pub(super) async fn show(State(api): State<Api>, _: NoQuery) -> Json<ServerView>
     Json(api.server())
 }
 
-/// Lets this server begin nothing more: it claims no queued execution and fires no trigger, and `/readyz` fails, so that a proxy sends
-/// its requests elsewhere. What runs goes on. Ask until `running` and `firing` are 0, then end the process. Other servers of the store
-/// take over.
+/// Lets this server begin nothing more: it claims no queued execution and fires no trigger, and `/readyz` fails, so that a proxy
+/// sends its requests elsewhere. What runs goes on. Ask until `running` and `firing` are 0, then end the process. Other servers of
+/// the store take over.
 #[utoipa::path(post, path = "/v1/server/drain", tag = "server", responses((status = 200, body = ServerView)))]
 pub(super) async fn drain(
     State(api): State<Api>,
