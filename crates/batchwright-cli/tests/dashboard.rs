@@ -29,7 +29,10 @@ impl Dashboard {
     }
 
     fn on(place: Place, arguments: &[&str]) -> Self {
-        let address = free_address();
+        Self::at(free_address(), place, arguments)
+    }
+
+    fn at(address: String, place: Place, arguments: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_batchwright"));
         command.current_dir(place.root()).args(arguments);
         command.args(["--http", &address, "--listen", &free_address()]);
@@ -357,6 +360,42 @@ fn people_sign_in_and_see_what_their_role_may_do() {
     assert_eq!(page.browser.run(forged), 403, "a form without the word of the session");
     page.open("/schedule");
     assert!(!page.text().contains("Set a rule"), "rules are for administrators");
+}
+
+#[test]
+fn people_sign_in_with_an_account_of_a_provider() {
+    let (Some(_), Some(python)) = (needs(Service::Browser), needs(Service::Tools)) else { return };
+    let (ours, theirs) = (free_address(), free_address());
+    let port = theirs.rsplit_once(':').unwrap().1;
+    let person = r#"{"sub": "alice", "groups": ["ops"]}"#;
+    let mut provider = Command::new(python)
+        .args(["-W", "ignore", "-m", "oidc_provider_mock", "--port", port, "--user-claims", person])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    until("the provider listens", || std::net::TcpStream::connect(&theirs).is_ok());
+    let place = Place::new();
+    place.write("secret", "between us\n");
+    place.write(
+        "batchwright.toml",
+        format!(
+            "[http.oidc]\nissuer = \"http://{theirs}\"\nclient_id = \"batchwright\"\nclient_secret_file = \"secret\"\n\
+             address = \"http://{ours}\"\nroles = {{ ops = \"operator\" }}\n"
+        ),
+    );
+    let page = Dashboard::at(ours, place, &["dev"]);
+    page.open("/jobs/load-orders");
+    page.browser.click("main a[href*=oidc]");
+    until("the provider asks", || page.browser.has("button[value=alice]"));
+    page.browser.click("button[value=alice]");
+    page.until_path("/jobs/load-orders");
+    assert!(page.browser.text(".who").contains("alice"));
+    assert!(page.browser.has("form[data-launch]"), "an operator may start jobs");
+    page.open("/schedule");
+    assert!(!page.text().contains("Set a rule"), "rules are for administrators");
+    provider.kill().unwrap();
+    provider.wait().unwrap();
 }
 
 #[test]

@@ -1,0 +1,117 @@
+//! SIGTERM to a server that is being used.
+
+mod common;
+#[path = "common/serving.rs"]
+mod serving;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use common::{Place, until};
+use serde_json::json;
+use serving::{Serving, ask};
+
+/// Number of items of a chunk.
+const CHUNK: u64 = 10;
+
+const JOB: &str = r#"
+name = "long"
+
+[parameters]
+number = { type = "integer" }
+
+[[steps]]
+name = "count"
+chunk = 10
+reader = { type = "sequence", count = 1000000000 }
+writer = { type = "jsonl", path = "out-${params.number}.jsonl" }
+"#;
+
+/// Sends a request on a connection of its own; `None` when the server did not take the connection.
+fn send(address: &str, head: &str, lines: &str, body: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    let text = format!(
+        "{head} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{lines}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(text.as_bytes()).ok()?;
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        Ok(_) => Some(String::from_utf8(answer).unwrap()),
+        // The system had queued the connection, and the server never took it.
+        Err(_) if answer.is_empty() => None,
+        Err(error) => panic!("{head}: cut after {} bytes: {error}", answer.len()),
+    }
+}
+
+/// Whether all of the body that the head announces has come.
+fn is_whole(answer: &str) -> bool {
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else { return false };
+    let head = head.to_ascii_lowercase();
+    match head.split_once("content-length: ") {
+        Some((_, length)) => length.lines().next() == Some(&body.len().to_string()),
+        None => head.contains("chunked") && body.ends_with("0\r\n\r\n"),
+    }
+}
+
+#[test]
+fn sigterm_cuts_no_request_and_stops_executions_at_a_chunk() {
+    let place = Place::new();
+    place.write("long.toml", JOB);
+    let serving = Serving::start_with(&place, &["--jobs", ".", "--http", "127.0.0.1:0"]);
+    let http = serving.http.clone();
+    let (ends, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let code = std::thread::scope(|threads| {
+        // Requests that wait for the end of their executions.
+        let waiting: Vec<_> = (1..=3)
+            .map(|number| {
+                let http = &http;
+                threads.spawn(move || {
+                    let body = json!({"parameters": {"number": number}}).to_string();
+                    let head = "POST /v1/jobs/long/executions";
+                    send(http, head, "Prefer: wait=60\r\n", &body).expect("an answer")
+                })
+            })
+            .collect();
+        until("three executions write", || {
+            (1..=3).all(|id| {
+                let shown = ask(&serving, "GET", &format!("/v1/executions/{id}"), None).1;
+                shown["steps"][0]["commit"].as_u64() >= Some(2)
+            })
+        });
+        // Requests that never pause.
+        for path in ["/", "/v1/executions", "/metrics", "/v1/executions/1/events"] {
+            let (http, ends, answered) = (&http, &ends, &answered);
+            threads.spawn(move || {
+                while !ends.load(Ordering::SeqCst) {
+                    match send(http, &format!("GET {path}"), "", "") {
+                        Some(answer) if is_whole(&answer) => {
+                            answered.fetch_add(1, Ordering::SeqCst);
+                        }
+                        Some(answer) => panic!("{path}: cut: {answer}"),
+                        None => {}
+                    }
+                }
+            });
+        }
+        until("they are answered", || answered.load(Ordering::SeqCst) > 20);
+        let code = serving.end();
+        ends.store(true, Ordering::SeqCst);
+        for answer in waiting {
+            let answer = answer.join().unwrap();
+            assert!(answer.starts_with("HTTP/1.1 202 ") && is_whole(&answer), "{answer}");
+        }
+        code
+    });
+    assert_eq!(code, 0, "the server ends by itself");
+    for id in 1..=3 {
+        let shown = place.show(id);
+        assert_eq!(shown["status"], "STOPPED");
+        let step = &shown["steps"][0];
+        let (written, commits) =
+            (step["write"].as_u64().unwrap(), step["commit"].as_u64().unwrap());
+        assert_eq!(written, commits * CHUNK, "whole chunks");
+        assert_eq!(shown["failure"], json!(null), "a stop is no failure");
+    }
+}
