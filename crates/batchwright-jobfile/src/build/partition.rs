@@ -1,6 +1,6 @@
 //! Partitioners of job files: how the input of a step is split.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use batchwright::ItemError;
 use batchwright::parameters::ParameterSchema;
@@ -87,11 +87,14 @@ impl Builder<'_> {
                     return Err(Problem::at(grid, message));
                 }
                 let path = self.cx(known).path(pattern)?;
-                let make: Make<FilePartitions> = Box::new(move |scope| {
+                let of_job = self.folder.to_owned();
+                let make: Make<FilesOfJob> = Box::new(move |scope| {
                     let path = path(scope)?;
                     let pattern = path.file_name().unwrap_or_default().to_string_lossy();
                     let folder = path.parent().filter(|one| !one.as_os_str().is_empty());
-                    Ok(FilePartitions::new(folder.unwrap_or(Path::new(".")), pattern))
+                    let folder = folder.unwrap_or(Path::new("."));
+                    let within = folder.strip_prefix(&of_job).unwrap_or(folder).to_owned();
+                    Ok(FilesOfJob { files: FilePartitions::new(folder, pattern), within })
                 });
                 Ok(Box::new(DeferredPartitioner(make)))
             }
@@ -150,5 +153,22 @@ impl Builder<'_> {
                 }))
             }
         }
+    }
+}
+
+/// A partition for each file, whose `path` is relative to the folder of the job file, as all paths of the job are.
+struct FilesOfJob {
+    files: FilePartitions,
+    within: PathBuf,
+}
+
+impl Partitioner for FilesOfJob {
+    fn partitions(&self, _: &StepScope) -> Result<Vec<Partition>, ItemError> {
+        let of_name = |name: String| {
+            let path = self.within.join(&name);
+            // The name is UTF-8, and so is the text of the job file.
+            Ok(Partition::new(&name).with("path", &path.to_string_lossy())?)
+        };
+        self.files.names()?.into_iter().map(of_name).collect()
     }
 }
