@@ -129,7 +129,10 @@ pub(crate) enum Command {
     Restart(RestartArgs),
     /// Run the next instance of a job, with parameters computed from its `[next]` table.
     Next(RunArgs),
-    /// Ask an execution to stop at its next chunk boundary.
+    /// Ask an execution, or all that match, to stop at the next chunk boundary.
+    #[command(
+        after_help = "Examples:\n  batchwright stop 42 --wait\n  batchwright stop --filter \"job:import\" --dry-run\n  batchwright stop --filter status:running"
+    )]
     Stop(StopArgs),
     /// Mark an execution as abandoned, so that it is never restarted.
     Abandon(ExecutionArgs),
@@ -143,6 +146,10 @@ pub(crate) enum Command {
     Executions(ExecutionsArgs),
     /// Show an execution and its steps.
     Show(ExecutionArgs),
+    /// Show the progress of an execution until it ends; a signal ends the command, not the execution.
+    Watch(ExecutionArgs),
+    /// List who gave which command, newest first.
+    Audit(AuditArgs),
     /// List the records that an execution skipped, or export them for correction.
     Skips(SkipsArgs),
     /// Replay skipped records that were corrected: through the processors and the writer of their step, each once.
@@ -425,11 +432,30 @@ impl From<Recover> for RecoverMode {
 #[derive(Debug, Args)]
 pub(crate) struct StopArgs {
     /// Number of an execution, or name of a job for its newest execution.
-    #[arg(value_name = "EXECUTION|JOB")]
-    pub(crate) target: String,
-    /// Wait until the execution has ended.
+    #[arg(value_name = "EXECUTION|JOB", required_unless_present = "filter")]
+    pub(crate) target: Option<String>,
+    /// Stop all running executions that match these conditions, as `executions --filter` has them.
+    #[arg(long, value_name = "CONDITIONS", conflicts_with = "target")]
+    pub(crate) filter: Option<String>,
+    /// List what would be stopped; stop nothing.
+    #[arg(long, requires = "filter", conflicts_with = "target")]
+    pub(crate) dry_run: bool,
+    /// Wait until what was stopped has ended.
     #[arg(long)]
     pub(crate) wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    /// List only commands since this time: a duration ago (`24h`), a day in UTC, or a time in RFC 3339.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Maximum number of rows.
+    #[arg(long, default_value_t = 50)]
+    pub(crate) limit: usize,
+    /// List only commands before this number: the next page of a list.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) before: Option<i64>,
 }
 
 #[derive(Debug, Args)]

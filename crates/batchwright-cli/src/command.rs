@@ -12,6 +12,7 @@ mod schedule;
 mod serve;
 mod skips;
 mod stop;
+mod watch;
 
 use std::io::Write;
 
@@ -41,6 +42,7 @@ pub(crate) fn execute(cli: Cli, program: &Program) -> Result<u8, CliError> {
     if global.format == Format::Svg && !matches!(command, Command::Graph(_)) {
         return Err(CliError::Usage("`--format svg` works only with `graph`".to_owned()));
     }
+    let look = || App::look(&global, program, None);
     match command {
         Command::Run(args) => launch::run(&global, program, &args),
         Command::Next(args) => launch::next(&global, program, &args),
@@ -52,24 +54,18 @@ pub(crate) fn execute(cli: Cli, program: &Program) -> Result<u8, CliError> {
         Command::Validate(args) => {
             launch::validate(&App::unopened(&global, program)?, &global, &args)
         }
-        Command::Stop(args) => stop::stop(&App::look(&global, program, None)?, &global, &args),
-        Command::Abandon(args) => {
-            history::abandon(&App::look(&global, program, None)?, &global, &args)
-        }
-        Command::Recover(args) => {
-            history::recover(&App::look(&global, program, None)?, &global, &args)
-        }
-        Command::Purge(args) => history::purge(&App::look(&global, program, None)?, &global, &args),
-        Command::Jobs => look::jobs(&App::look(&global, program, None)?, &global),
-        Command::Instances(args) => {
-            look::instances(&App::look(&global, program, None)?, &global, &args)
-        }
-        Command::Executions(args) => {
-            look::executions(&App::look(&global, program, None)?, &global, &args)
-        }
-        Command::Show(args) => look::show(&App::look(&global, program, None)?, &global, &args),
-        Command::Drive(args) => drive::drive(&App::look(&global, program, None)?, &global, &args),
-        Command::Skips(args) => skips::skips(&App::look(&global, program, None)?, &global, &args),
+        Command::Stop(args) => stop::stop(&look()?, &global, &args),
+        Command::Abandon(args) => history::abandon(&look()?, &global, &args),
+        Command::Recover(args) => history::recover(&look()?, &global, &args),
+        Command::Purge(args) => history::purge(&look()?, &global, &args),
+        Command::Jobs => look::jobs(&look()?, &global),
+        Command::Instances(args) => look::instances(&look()?, &global, &args),
+        Command::Executions(args) => look::executions(&look()?, &global, &args),
+        Command::Show(args) => look::show(&look()?, &global, &args),
+        Command::Watch(args) => watch::watch(&look()?, &global, &args),
+        Command::Audit(args) => look::audit(&look()?, &global, &args),
+        Command::Drive(args) => drive::drive(&look()?, &global, &args),
+        Command::Skips(args) => skips::skips(&look()?, &global, &args),
         Command::Replay(args) => launch::replay(&global, program, &args),
         Command::Graph(args) => graph::graph(&App::unopened(&global, program)?, &global, &args),
         Command::Rehearse(args) => rehearse::rehearse(&global, &args),

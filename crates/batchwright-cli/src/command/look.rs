@@ -1,4 +1,4 @@
-//! `jobs`, `instances`, `executions`, `show`: read the store without changing it.
+//! `jobs`, `instances`, `executions`, `show`, `audit`: read the store without changing it.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use batchwright::query::{ExecutionFilter, ExecutionSearch, InstancePage};
 use serde::Serialize;
 
 use super::launch::target;
-use crate::args::{ExecutionArgs, ExecutionsArgs, Global, InstancesArgs};
+use crate::args::{AuditArgs, ExecutionArgs, ExecutionsArgs, Global, InstancesArgs};
 use crate::context::App;
 use crate::error::{self, CliError};
 use crate::output;
@@ -104,6 +104,27 @@ pub(super) fn executions(
     })?;
     if let Some(next) = found.next {
         output::more(summaries.len(), &format!("--before {next}, or another --limit"));
+    }
+    Ok(error::OK)
+}
+
+/// Lists the commands that were given.
+pub(super) fn audit(app: &App, global: &Global, args: &AuditArgs) -> Result<u8, CliError> {
+    let now = app.operator.clock().now();
+    let words = args.since.as_ref().map(|time| format!("since:{time}")).unwrap_or_default();
+    let search = ExecutionSearch::parse(&words, now);
+    let search = search.map_err(|problem| CliError::Usage(format!("--since: {problem}")))?;
+    let since = search.filter().since;
+    let mut entries = app.operator.queries().audit(args.before, args.limit.saturating_add(1))?;
+    entries.retain(|one| since.is_none_or(|since| one.at >= since));
+    let has_more = entries.len() > args.limit;
+    entries.truncate(args.limit);
+    output::list(global.format, &entries, ["TIME", "WHO", "COMMAND", "FOR", "DETAIL"], |one| {
+        let detail = one.detail.clone().unwrap_or_default();
+        [format!("{:.0}", one.at), one.who.clone(), one.action.clone(), one.subject.clone(), detail]
+    })?;
+    if let Some(last) = entries.last().filter(|_| has_more) {
+        output::more(entries.len(), &format!("--before {}, or another --limit", last.id));
     }
     Ok(error::OK)
 }

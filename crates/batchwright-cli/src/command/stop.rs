@@ -1,26 +1,75 @@
-//! `stop`: asks an execution to stop.
+//! `stop`: asks executions to stop.
 
 use std::time::Duration;
 
+use batchwright::BatchStatus;
 use batchwright::clock::StopToken;
+use batchwright::execution::ExecutionId;
+use batchwright::operator::OperatorError;
+use batchwright::query::ExecutionSearch;
 
 use super::launch::target;
-use crate::args::{Global, StopArgs};
+use crate::args::{Format, Global, StopArgs};
 use crate::context::App;
 use crate::error::{self, CliError};
 use crate::output;
 
 /// How often `--wait` reads the status of the execution.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Executions of a page of the search.
+const PAGE: usize = 500;
 
-/// Asks an execution to stop; with `--wait` returns when it has ended.
+/// Asks executions to stop; with `--wait` returns when they have ended.
 pub(super) fn stop(app: &App, global: &Global, args: &StopArgs) -> Result<u8, CliError> {
-    let id = target(app, &args.target)?;
-    app.operator.stop(id)?;
-    app.audit("stop", &format!("execution {id}"))?;
-    while args.wait && app.operator.explorer().execution(id)?.status.is_running() {
-        StopToken::default().wait(POLL_INTERVAL);
+    let ids = match (&args.target, &args.filter) {
+        (Some(named), _) => vec![target(app, named)?],
+        (None, words) => matching(app, words.as_deref().unwrap_or_default())?,
+    };
+    let mut stopped = Vec::new();
+    for id in ids {
+        if !args.dry_run {
+            match app.operator.stop(id) {
+                Ok(_) => app.audit("stop", &format!("execution {id}"))?,
+                // Of those that a search has found, some may have ended meanwhile.
+                Err(OperatorError::Refused(_)) if args.filter.is_some() => continue,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        stopped.push(id);
     }
-    output::document(global.format, &app.operator.explorer().summary(id)?, ToString::to_string)?;
+    for id in stopped.iter().filter(|_| args.wait && !args.dry_run) {
+        while app.operator.explorer().execution(*id)?.status.is_running() {
+            StopToken::default().wait(POLL_INTERVAL);
+        }
+    }
+    for id in &stopped {
+        output::document(
+            global.format,
+            &app.operator.explorer().summary(*id)?,
+            ToString::to_string,
+        )?;
+    }
+    if args.filter.is_some() && global.format == Format::Text {
+        let what = if args.dry_run { "would be asked to stop" } else { "were asked to stop" };
+        output::note(&format!("{} executions {what}", stopped.len()));
+    }
     Ok(error::OK)
+}
+
+/// Returns the running executions that match `words`.
+fn matching(app: &App, words: &str) -> Result<Vec<ExecutionId>, CliError> {
+    use BatchStatus::{Started, Starting, Stopping};
+    let now = app.operator.clock().now();
+    let search = ExecutionSearch::parse(words, now);
+    let search = search.map_err(|problem| CliError::Usage(format!("--filter: {problem}")))?;
+    let Some(search) = search.within(&[Starting, Started, Stopping]) else { return Ok(Vec::new()) };
+    let (mut ids, mut before) = (Vec::new(), None);
+    loop {
+        let found = search.find(app.operator.queries(), before, PAGE, now)?;
+        ids.extend(found.executions.iter().map(|one| one.id));
+        match found.next {
+            Some(next) => before = Some(next),
+            None => return Ok(ids),
+        }
+    }
 }
