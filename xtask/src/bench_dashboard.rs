@@ -8,6 +8,9 @@ use crate::cargo;
 
 /// Executions in the store.
 const EXECUTIONS: &str = "1000000";
+/// Items of the job that is observed, and how often it runs with and without an observer.
+const OBSERVED_ITEMS: &str = "2000000";
+const OBSERVED_ROUNDS: usize = 9;
 /// The job that runs beside the viewers.
 const JOB: &str = "name = \"count\"\n\
     [parameters]\nrun = { type = \"integer\" }\ncount = { type = \"integer\", identifying = false }\n\
@@ -21,12 +24,44 @@ pub(crate) fn run() -> Result<(), String> {
     let folder = PathBuf::from("target/bench/dashboard");
     std::fs::create_dir_all(folder.join("jobs")).map_err(|error| error.to_string())?;
     std::fs::write(folder.join("jobs/count.toml"), JOB).map_err(|error| error.to_string())?;
+    observer(&folder)?;
     let database = folder.join("store.db");
     let sqlite = format!("sqlite://{}?synchronous=normal", absolute(&database)?.display());
     measure("sqlite", &sqlite, &folder, &database)?;
     if let Ok(url) = std::env::var("BATCHWRIGHT_TEST_POSTGRES") {
         measure("postgres", &url, &folder, &database)?;
     }
+    Ok(())
+}
+
+/// Compares a job of typed CSV without and with an observer of its events, in turns.
+fn observer(folder: &Path) -> Result<(), String> {
+    let (input, output) = (folder.join("in.csv"), folder.join("out.csv"));
+    let run = |contender: &str, work: &str| {
+        let ran = Command::new("target/release/ours")
+            .args([contender, work, OBSERVED_ITEMS])
+            .args([&input, &output])
+            .output()
+            .map_err(|error| error.to_string())?;
+        let text = String::from_utf8_lossy(&ran.stdout).into_owned();
+        let nanos = text.split(' ').next().and_then(|nanos| nanos.parse::<f64>().ok());
+        nanos.ok_or_else(|| format!("{work} failed: {}", String::from_utf8_lossy(&ran.stderr)))
+    };
+    run("make", "csv")?;
+    let (mut alone, mut observed) = (Vec::new(), Vec::new());
+    for _ in 0..OBSERVED_ROUNDS {
+        alone.push(run("ours", "csv-csv")?);
+        observed.push(run("ours", "csv-csv-observed")?);
+    }
+    let median = |times: &mut Vec<f64>| {
+        times.sort_unstable_by(f64::total_cmp);
+        times[times.len() / 2]
+    };
+    let (alone, observed) = (median(&mut alone), median(&mut observed));
+    println!(
+        "csv-csv with an observer, {OBSERVED_ITEMS} items: {:.3} of without one",
+        observed / alone
+    );
     Ok(())
 }
 

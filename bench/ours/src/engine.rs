@@ -2,7 +2,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use batchwright::event::{Change, Event};
 use batchwright::item::{AsyncItemReader, NoWriter, Page};
 use batchwright::step::{Flow, Processors, Step};
 use batchwright::store::{Durability, JobRepository};
@@ -29,6 +31,9 @@ pub(crate) fn run(work: &str, task: &Task) -> Outcome {
         "empty" => empty_jobs(sqlite(Durability::Process)?),
         "empty-full" => empty_jobs(sqlite(Durability::Power)?),
         "csv-csv" => execute(beside(task)?, csv(task).writer(CsvWriter::new(&task.output)).build()),
+        "csv-csv-observed" => {
+            observed(beside(task)?, csv(task).writer(CsvWriter::new(&task.output)).build())
+        }
         "csv-csv-borrowed" => {
             let step = ChunkStepBuilder::new("value").reader(borrowed(task)).chunk_size(CHUNK);
             execute(beside(task)?, step.writer(CsvWriter::new(&task.output)).build())
@@ -102,6 +107,23 @@ fn execute_with(
     let operator = JobOperator::new(repository);
     operator.registry().register(Job::builder("bench").step(step).build()?)?;
     timed(|| run_once(&operator, parameters.clone()))
+}
+
+/// As [`execute`], with an observer that looks at each event.
+fn observed(repository: Repository, step: impl Step + 'static) -> Outcome {
+    let seen = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&seen);
+    let operator = JobOperator::builder(repository)
+        .observer(move |event: &Event| {
+            let written = match &event.change {
+                Change::ChunkCommitted { counters, .. } => counters.write,
+                _ => 0,
+            };
+            counted.store(written, Ordering::Relaxed);
+        })
+        .build();
+    operator.registry().register(Job::builder("bench").step(step).build()?)?;
+    timed(|| run_once(&operator, JobParameters::new()))
 }
 
 fn run_once(operator: &JobOperator, parameters: JobParameters) -> Result<(), Error> {

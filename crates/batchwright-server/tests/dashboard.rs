@@ -10,8 +10,8 @@ use batchwright::clock::StopToken;
 use batchwright::launch::{Launch, LaunchOptions};
 use batchwright::operator::Retention;
 use batchwright::{Job, JobOperator, JobParameters, MemoryRepository, TaskletStep};
-use batchwright_server::JobStarter;
 use batchwright_server::api::{AccessRules, Api, Role, Token};
+use batchwright_server::{JobStarter, Worker};
 use tower::Service as _;
 
 /// What a browser would take for a script in each place of a page.
@@ -196,6 +196,39 @@ async fn a_change_needs_the_word_of_a_form_and_the_origin_of_the_server() {
         (&*newest.who, &*newest.action, &*newest.subject),
         ("dashboard", "abandon", "execution 1")
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_form_that_is_sent_twice_starts_one_execution() {
+    let operator = operator();
+    let jobs = JobStarter::new(operator.clone());
+    // It only has to exist: what is started stays queued.
+    let _worker = Worker::new(jobs.clone(), std::time::Duration::from_secs(30));
+    let app =
+        Api::new(jobs, None, StopToken::default()).with_dashboard().guarded(AccessRules::default());
+    let page = get(&app, "/jobs/many").await;
+    let (_, rest) = page.body.split_once("name=\"request\" value=\"").expect("a form");
+    let request = rest.split('"').next().unwrap();
+    let form = |request: &str, more: &str| {
+        format!("form_key={}&request={request}&others=run%3D{more}", form_key(&page))
+    };
+    let send = |body: String| {
+        let app = app.clone();
+        async move { ask(&app, Method::POST, "/jobs/many/start", &[], &body).await }
+    };
+    let first = send(form(request, "1")).await;
+    assert_eq!(
+        (first.status, &*first.location),
+        (StatusCode::SEE_OTHER, "/executions/3"),
+        "{}",
+        first.body
+    );
+    let again = send(form(request, "1")).await;
+    assert_eq!((again.status, &*again.location), (StatusCode::SEE_OTHER, "/executions/3"));
+    let changed = send(form(request, "2")).await;
+    assert_eq!(changed.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", changed.body);
+    let other = send(form("another", "2")).await;
+    assert_eq!(&*other.location, "/executions/4");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ use batchwright::event::Event;
 use batchwright::execution::{
     ExecutionId, ExecutionSummary, Failure, JobExecution, SkipRecord, StepExecution, StepSummary,
 };
+use batchwright::progressive::UnitProgress;
 use batchwright::query::{ExecutionFilter, Queries};
 use maud::{Markup, html};
 
@@ -40,6 +41,8 @@ struct Facts {
     attempts: Vec<JobExecution>,
     skips: Vec<SkipRecord>,
     events: Vec<Event>,
+    /// The units of a progressive execution without an owner's token.
+    units: Option<UnitProgress>,
     /// How long the last execution of the job took that completed.
     usual: Option<f64>,
 }
@@ -62,7 +65,8 @@ impl Facts {
                 .and_then(|one| Some(seconds(one.started_at?, one.ended_at?))),
             false => None,
         };
-        Ok(Self { row, summary, attempts, skips, events, usual })
+        let units = view.operator().progressive().units_progress(id, None).ok();
+        Ok(Self { row, summary, attempts, skips, events, units, usual })
     }
 }
 
@@ -119,6 +123,7 @@ fn content(view: &View, facts: &Facts) -> Markup {
             @if let Some(owner) = &one.owner { dt { "Runs in" } dd { code { (owner) } } }
             @if let Some(fingerprint) = &facts.row.fingerprint { dt { "Definition" } dd { code title=(fingerprint) { (cut(fingerprint, 12)) } } }
         }
+        @if let Some(units) = &facts.units { (units_section(units, one.status.is_running())) }
         section.wide aria-labelledby="times" {
             h2 #times { "Steps" }
             (chart::gantt(one, view.now))
@@ -222,6 +227,23 @@ fn steps(one: &ExecutionSummary, view: &View) -> Markup {
                         }
                     } }))
             @if one.steps.len() > STEPS_SHOWN { p.hint { "The first " (STEPS_SHOWN) " steps and partitions." } }
+        }
+    }
+}
+
+/// How far a progressive execution has come, whoever carries it forward.
+fn units_section(units: &UnitProgress, is_running: bool) -> Markup {
+    let ended = units.units_done + units.units_failed;
+    html! {
+        section aria-labelledby="units" {
+            h2 #units { "Units" }
+            p.progress {
+                @if let Some(total) = units.units_total { progress value=(ended) max=(total.max(1)) aria-label="Share of units that ended" {} (number(ended)) " of " (number(total)) }
+                @else { (number(ended)) " of an unknown number" }
+                @if units.units_failed > 0 { ", " (number(units.units_failed)) " failed" }
+                @if is_running && units.units_per_second > 0.0 { span.figures { " " (units.units_per_second) " a second" } }
+                @if let Some(eta) = units.eta_ms { span.hint { " about " (duration(std::time::Duration::from_millis(eta).as_secs_f64())) " left, by the speed of the lanes" } }
+            }
         }
     }
 }
