@@ -148,6 +148,9 @@ pub(crate) enum Command {
     Show(ExecutionArgs),
     /// Show the progress of an execution until it ends; a signal ends the command, not the execution.
     Watch(ExecutionArgs),
+    /// Show what runs on the whole terminal, with keys to stop and restart.
+    #[cfg(feature = "top")]
+    Top,
     /// List who gave which command, newest first.
     Audit(AuditArgs),
     /// List the records that an execution skipped, or export them for correction.

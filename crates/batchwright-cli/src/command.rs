@@ -12,6 +12,8 @@ mod schedule;
 mod serve;
 mod skips;
 mod stop;
+#[cfg(feature = "top")]
+mod top;
 mod watch;
 
 use std::io::Write;
@@ -63,6 +65,8 @@ pub(crate) fn execute(cli: Cli, program: &Program) -> Result<u8, CliError> {
         Command::Executions(args) => look::executions(&look()?, &global, &args),
         Command::Show(args) => look::show(&look()?, &global, &args),
         Command::Watch(args) => watch::watch(&look()?, &global, &args),
+        #[cfg(feature = "top")]
+        Command::Top => top::top(&look()?),
         Command::Audit(args) => look::audit(&look()?, &global, &args),
         Command::Drive(args) => drive::drive(&look()?, &global, &args),
         Command::Skips(args) => skips::skips(&look()?, &global, &args),

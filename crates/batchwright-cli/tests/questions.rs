@@ -191,3 +191,33 @@ fn conditions_of_a_stop_that_make_no_sense_stop_nothing() {
     let wrong = place.run(&["audit", "--since", "soon"]).expect(2);
     assert!(wrong.err.contains("--since") && wrong.err.contains("soon"), "{}", wrong.err);
 }
+
+#[test]
+fn top_needs_a_terminal_and_ends_with_a_key() {
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+
+    let place = Place::new();
+    place.write(
+        "one.toml",
+        "name = \"one\"\n[[steps]]\nname = \"a\"\ntype = \"command\"\nargv = [\"false\"]\n",
+    );
+    place.run(&["run", "one.toml"]).expect(1);
+    let refused = place.run(&["top"]).expect(2);
+    assert!(refused.err.contains("`top` needs a terminal"), "{}", refused.err);
+    let command = format!("stty rows 20 cols 150; {} top", env!("CARGO_BIN_EXE_batchwright"));
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &command, "/dev/null"]);
+    script
+        .current_dir(place.root())
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut script = script.spawn().unwrap();
+    // The failed one, and the end.
+    script.stdin.take().unwrap().write_all(b"2q").unwrap();
+    let done = script.wait_with_output().unwrap();
+    let shown = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{shown}");
+    assert!(shown.contains("newest of each instance") && shown.contains("FAILED"), "{shown}");
+}
