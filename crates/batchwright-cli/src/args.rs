@@ -416,6 +416,7 @@ impl Command {
                 | Self::Restart(_)
                 | Self::Replay(_)
                 | Self::Drive(_)
+                | Self::Recover(_)
                 | Self::Serve(_)
                 | Self::Dev(_)
         )

@@ -29,10 +29,17 @@ pub(crate) fn begin() -> Vec<String> {
     }
 }
 
-/// Exports what `operator` runs and `scheduler` fires, from now on.
-pub(crate) fn observe(operator: &JobOperator, scheduler: Option<&Scheduler>) {
+/// Exports what `operator` runs, from now on.
+pub(crate) fn observe(operator: &JobOperator) {
     if let Some(telemetry) = TELEMETRY.get() {
-        telemetry.observe(operator, scheduler);
+        telemetry.observe(operator);
+    }
+}
+
+/// Exports metrics of the triggers of `scheduler`, from now on.
+pub(crate) fn observe_schedule(scheduler: Option<&Scheduler>) {
+    if let Some((telemetry, scheduler)) = TELEMETRY.get().zip(scheduler) {
+        telemetry.observe_schedule(scheduler);
     }
 }
 

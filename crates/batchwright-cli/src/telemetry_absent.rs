@@ -15,7 +15,10 @@ pub(crate) fn begin() -> Vec<String> {
 }
 
 /// Does nothing.
-pub(crate) fn observe(_: &JobOperator, _: Option<&Scheduler>) {}
+pub(crate) fn observe(_: &JobOperator) {}
+
+/// Does nothing.
+pub(crate) fn observe_schedule(_: Option<&Scheduler>) {}
 
 /// Does nothing.
 pub(crate) fn end() {}

@@ -9,6 +9,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use common::{Place, until};
+use rustix::process::Signal;
 use serde_json::json;
 use serving::{Serving, ask};
 
@@ -113,5 +114,30 @@ fn sigterm_cuts_no_request_and_stops_executions_at_a_chunk() {
             (step["write"].as_u64().unwrap(), step["commit"].as_u64().unwrap());
         assert_eq!(written, commits * CHUNK, "whole chunks");
         assert_eq!(shown["failure"], json!(null), "a stop is no failure");
+    }
+}
+
+#[test]
+fn clients_that_the_system_has_connected_are_answered_at_the_end() {
+    let place = Place::new();
+    let serving = Serving::start_with(&place, &["--http", "127.0.0.1:0"]);
+    serving.signal(Signal::STOP);
+    let clients: Vec<_> = (0..40)
+        .map(|_| {
+            let mut stream = TcpStream::connect(&serving.http).unwrap();
+            let text = format!(
+                "GET /healthz HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+                serving.http
+            );
+            stream.write_all(text.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    serving.signal(Signal::TERM);
+    serving.signal(Signal::CONT);
+    for mut client in clients {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 ") && is_whole(&answer), "{answer:?}");
     }
 }

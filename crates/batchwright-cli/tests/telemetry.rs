@@ -184,6 +184,79 @@ fn the_trace_of_a_process_that_died_is_sent_by_the_one_that_closes_its_execution
     assert_eq!(serving.end(), 0);
 }
 
+/// Accepts connections, and never answers.
+fn hanging() -> (std::net::TcpListener, String) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    (listener, endpoint)
+}
+
+#[test]
+fn a_collector_that_hangs_changes_no_exit_code_and_is_reported() {
+    let (_listener, endpoint) = hanging();
+    let place = place();
+    place.write("in.csv", "id\n1\n");
+    // Longer than the grace period: a server that has ended well stays one that ended well.
+    let serving = Serving::of(
+        place
+            .command(&["serve", "--jobs", ".", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+            .args(["--grace", "1s"])
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+    );
+    let (status, _) =
+        ask(&serving, "POST", "/v1/jobs/copy/executions", Some(serde_json::json!({})));
+    assert_eq!(status, 202);
+    until("it is done", || {
+        ask(&serving, "GET", "/v1/executions/1", None).1["status"] == "COMPLETED"
+    });
+    assert_eq!(serving.end(), 0);
+    place.write("other.toml", JOB.replace("copy", "other").replace("out.jsonl", "other.jsonl"));
+    let mut run = place.command(&["run", "other.toml"]);
+    let ran = run.env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint).output().unwrap();
+    assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+    let logged = String::from_utf8(ran.stderr).unwrap();
+    assert!(logged.contains("telemetry cannot be sent") || logged.contains("too slow"), "{logged}");
+}
+
+#[test]
+fn a_job_within_a_job_is_in_its_trace() {
+    let Some(collector) = Collector::start() else { return };
+    let place = place();
+    place.write("in.csv", "id\n1\nx\n");
+    place.write(
+        "outer.toml",
+        "name = \"outer\"\n[[steps]]\nname = \"inner\"\ntype = \"job\"\njob = \"copy.toml\"\n",
+    );
+    let run = |arguments: &[&str], code| {
+        let mut command = place.command(arguments);
+        command.args(["--jobs", "."]);
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint());
+        let ran = command.output().unwrap();
+        assert_eq!(ran.status.code(), Some(code), "{ran:?}");
+    };
+    run(&["run", "outer"], 1);
+    place.write("in.csv", "id\n1\n2\n");
+    run(&["restart", "outer"], 0);
+    let spans = collector.spans(8);
+    let named = |name: &str| -> Vec<&String> {
+        spans.iter().filter(|(known, _)| known == name).map(|(_, lines)| lines).collect()
+    };
+    let (outer, inner) = (named("run outer"), named("run copy"));
+    for (outer, inner) in outer.iter().zip(&inner) {
+        assert_eq!(value(inner, "Trace ID"), value(outer, "Trace ID"));
+        assert_eq!(value(inner, "Parent ID"), value(outer, "ID"));
+    }
+    assert_eq!(
+        value(inner[1], "-> Trace ID"),
+        value(inner[0], "Trace ID"),
+        "the link leads somewhere"
+    );
+    until("the line arrives", || collector.received().contains("Body: Str(wrote "));
+    let text = collector.received();
+    let (_, line) = text.split_once("Body: Str(wrote ").unwrap();
+    assert_eq!(value(line, "Trace ID"), value(inner[1], "Trace ID"));
+}
+
 #[test]
 fn a_job_ends_as_ever_when_its_collector_is_away_or_named_wrongly() {
     let place = place();

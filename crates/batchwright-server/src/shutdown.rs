@@ -1,7 +1,7 @@
 //! Handles SIGTERM and SIGINT: a graceful end first, then an immediate one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ fn end_now(signal: i32) -> ! {
 #[derive(Debug, Clone)]
 pub struct Shutdown {
     signal: Arc<AtomicI32>,
+    /// Whether the work has ended: then the end of the grace period ends nothing.
+    is_done: Arc<AtomicBool>,
 }
 
 impl Shutdown {
@@ -36,16 +38,21 @@ impl Shutdown {
     ) -> std::io::Result<Self> {
         let mut signals = Signals::new([SIGTERM, SIGINT])?;
         let received = Arc::new(AtomicI32::new(0));
-        let shutdown = Self { signal: Arc::clone(&received) };
+        let is_done = Arc::new(AtomicBool::new(false));
+        let shutdown = Self { signal: Arc::clone(&received), is_done: Arc::clone(&is_done) };
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
             let mut on_first = Some(on_first);
             for signal in signals.forever() {
                 let Some(on_first) = on_first.take() else { end_now(signal) };
                 received.store(signal, Ordering::SeqCst);
+                let is_done = Arc::clone(&is_done);
                 // The grace period begins now, however long `on_first` takes.
                 let timer =
                     thread::Builder::new().name("grace period".to_owned()).spawn(move || {
                         StopToken::default().wait(grace);
+                        if is_done.load(Ordering::SeqCst) {
+                            return;
+                        }
                         tracing::error!(?grace, "the grace period is over");
                         end_now(signal);
                     });
@@ -62,6 +69,11 @@ impl Shutdown {
             }
         })?;
         Ok(shutdown)
+    }
+
+    /// Says that the work has ended gracefully: the process is then not ended at the end of the grace period.
+    pub fn done(&self) {
+        self.is_done.store(true, Ordering::SeqCst);
     }
 
     /// Returns the first signal that was received, if any.

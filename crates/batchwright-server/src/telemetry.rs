@@ -9,20 +9,20 @@ mod metric;
 mod settings;
 mod trace;
 
+use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use batchwright::JobOperator;
 use batchwright::clock::SystemClock;
 use batchwright::event::{Change, Event, Subject};
 use batchwright::execution::ExecutionId;
+use batchwright::{BatchStatus, JobOperator};
 use jiff::Timestamp;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
 
-use self::export::{Message, Source, Worker};
+use self::export::{Line, Message, Source, Worker};
 use self::settings::Settings;
 use crate::metrics::Metrics;
 use crate::scheduler::Scheduler;
@@ -31,8 +31,9 @@ pub use self::log::{LogEvent, Severity};
 
 /// Most messages that wait for the exporter; further ones are dropped and counted.
 const WAITING_MAX: usize = 8_192;
-/// How long the end of a process waits for the last export.
-const END_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the last export of a process may take, and how much longer its end waits for the exporter.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+const END_MARGIN: Duration = Duration::from_millis(500);
 
 /// Sends traces, metrics and logs of this process. Clones share the exporter.
 #[derive(Clone)]
@@ -41,10 +42,11 @@ pub struct Telemetry {
 }
 
 struct Inner {
+    /// What the exporter must know: never displaced by lines of the log.
     messages: SyncSender<Message>,
+    lines: SyncSender<Line>,
     dropped: export::Dropped,
     exports_logs: bool,
-    store_id: OnceLock<String>,
 }
 
 impl Telemetry {
@@ -55,7 +57,7 @@ impl Telemetry {
     ///
     /// A sentence about a variable that cannot be used, or about a thread that the system refuses.
     pub fn from_env() -> Result<Option<(Self, Vec<String>)>, String> {
-        let Some((settings, notes)) = Settings::read(|name| std::env::var(name).ok())? else {
+        let Some((settings, notes)) = Settings::read(&std::env::vars().collect())? else {
             return Ok(None);
         };
         Self::start(settings).map(|telemetry| Some((telemetry, notes)))
@@ -65,33 +67,37 @@ impl Telemetry {
         // The collector may be reached by TLS; a provider that the program has installed stays.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (messages, waiting) = sync_channel(WAITING_MAX);
+        let (lines, lines_waiting) = sync_channel(WAITING_MAX);
         let dropped = export::Dropped::default();
         let exports_logs = settings.logs.is_some();
-        let worker =
-            Worker::new(settings, Arc::new(SystemClock::default()), waiting, dropped.clone())?;
+        let clock = Arc::new(SystemClock::default());
+        let worker = Worker::new(settings, clock, waiting, lines_waiting, dropped.clone())?;
         thread::Builder::new()
             .name("telemetry".to_owned())
             .spawn(move || worker.run())
             .map_err(|error| format!("cannot start the thread of the telemetry: {error}"))?;
-        let inner = Inner { messages, dropped, exports_logs, store_id: OnceLock::new() };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(Inner { messages, lines, dropped, exports_logs }) })
     }
 
-    /// Observes the executions of `operator`, and the triggers of `scheduler`, from now on.
-    pub fn observe(&self, operator: &JobOperator, scheduler: Option<&Scheduler>) {
-        let _ = self.inner.store_id.set(operator.store_id().to_owned());
+    /// Observes the executions of `operator` from now on.
+    pub fn observe(&self, operator: &JobOperator) {
         let metrics = Metrics::new(operator);
-        let source = Source { operator: operator.clone(), metrics, scheduler: scheduler.cloned() };
-        self.send(Message::Observe(Box::new(source)));
+        self.send(Message::Observe(Box::new(Source { operator: operator.clone(), metrics })));
         let telemetry = self.clone();
         operator.events().observe(move |event: &Event| {
             if let (Subject::Execution { id, .. }, Change::Status { status, .. }) =
                 (&event.subject, &event.change)
-                && !status.is_running()
+                // An execution that is abandoned ended before.
+                && !status.is_running() && *status != BatchStatus::Abandoned
             {
                 telemetry.send(Message::Ended(*id));
             }
         });
+    }
+
+    /// Adds the next fires of the triggers of `scheduler` to the metrics.
+    pub fn observe_schedule(&self, scheduler: &Scheduler) {
+        self.send(Message::ObserveSchedule(scheduler.clone()));
     }
 
     /// Sends a line of the log. Those of the exporter itself are not sent.
@@ -99,15 +105,19 @@ impl Telemetry {
         if !self.inner.exports_logs || export::is_exporter() {
             return;
         }
-        let store = self.inner.store_id.get().map(String::as_str);
-        self.send(Message::Log(Box::new(event.record(store))));
+        if let Err(TrySendError::Full(_)) = self.inner.lines.try_send(Line(event)) {
+            self.inner.dropped.add(1);
+        }
     }
 
-    /// Sends what waits and the last metrics, and ends the exporter; waits for at most ten seconds.
+    /// Sends what waits and the last metrics, and ends the exporter; waits for at most [`END_TIMEOUT`].
     pub fn end(&self) {
         let (done, ended) = std::sync::mpsc::channel();
-        if self.inner.messages.send(Message::End(done)).is_ok() {
-            let _ = ended.recv_timeout(END_TIMEOUT);
+        let sent = self.inner.messages.try_send(Message::End(done)).is_ok();
+        if !sent || ended.recv_timeout(END_TIMEOUT + END_MARGIN).is_err() {
+            tracing::warn!(
+                "the collector of telemetry is too slow: the last telemetry of this process is lost"
+            );
         }
     }
 

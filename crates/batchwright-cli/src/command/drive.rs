@@ -19,7 +19,7 @@ pub(super) fn drive(app: &App, global: &Global, args: &DriveArgs) -> Result<u8, 
     let asked = stop.clone();
     let shutdown = Shutdown::listen(global.grace, move || asked.request())?;
     let (lanes, wanted) = (args.lanes.unwrap_or(u32::MAX), !args.no_progress && !global.quiet);
-    telemetry::observe(&app.operator, None);
+    telemetry::observe(&app.operator);
     let driven = showing_units(&app.operator, id, wanted, || {
         app.operator.progressive().drive(id, lanes, &stop)
     });

@@ -27,6 +27,7 @@ pub(super) fn abandon(app: &App, global: &Global, args: &ExecutionArgs) -> Resul
 
 /// Closes executions whose owner is dead.
 pub(super) fn recover(app: &App, global: &Global, args: &RecoverArgs) -> Result<u8, CliError> {
+    crate::telemetry::observe(&app.operator);
     let Some(text) = &args.execution else {
         return tell(app, global, &app.operator.recover_all()?);
     };

@@ -167,7 +167,7 @@ fn foreground(
     let shutdown = Shutdown::listen(global.grace, move || {
         operator.stop_all();
     })?;
-    telemetry::observe(&app.operator, None);
+    telemetry::observe(&app.operator);
     let handle = app.operator.launch_job(Arc::clone(job), &launch.options(options(args)))?;
     if shutdown.signal().is_some() {
         app.operator.stop_all();
@@ -175,6 +175,7 @@ fn foreground(
     let ended = showing_units(&app.operator, handle.id(), wanted, || handle.wait());
     bar.clear();
     ended?;
+    shutdown.done();
     let summary = app.operator.explorer().summary(handle.id())?;
     // A store in memory ends with this process, so the execution cannot be restarted.
     let lasts = !global.is_memory();

@@ -111,6 +111,10 @@ pub(super) fn executions(
 /// Lists the commands that were given.
 pub(super) fn audit(app: &App, global: &Global, args: &AuditArgs) -> Result<u8, CliError> {
     let now = app.operator.clock().now();
+    if args.since.as_ref().is_some_and(|time| time.contains(char::is_whitespace)) {
+        let what = "--since: a time has no blanks: `24h`, `2026-11-30`, `2026-11-30T02:30:00Z`";
+        return Err(CliError::Usage(what.to_owned()));
+    }
     let words = args.since.as_ref().map(|time| format!("since:{time}")).unwrap_or_default();
     let search = ExecutionSearch::parse(&words, now);
     let search = search.map_err(|problem| CliError::Usage(format!("--since: {problem}")))?;

@@ -68,8 +68,10 @@ pub(super) fn serve_after(
     if let Some(http) = settings.http.take() {
         server = server.http(http).replays(Corrections::of(&app));
     }
+    // Before the server begins: it may at once close executions of processes that died.
+    telemetry::observe(&app.operator);
     let server = server.start()?;
-    telemetry::observe(&app.operator, server.scheduler());
+    telemetry::observe_schedule(server.scheduler());
     if let Some(http) = server.http_address() {
         tracing::info!(%http, "listening for HTTP");
     }
@@ -81,6 +83,7 @@ pub(super) fn serve_after(
     let is_well = server.supervise(&stop);
     tracing::info!(signal = shutdown.signal(), "ending");
     server.stop();
+    shutdown.done();
     tracing::info!("ended");
     Ok(if is_well { error::OK } else { error::INTERNAL })
 }

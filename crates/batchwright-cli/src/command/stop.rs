@@ -25,17 +25,27 @@ pub(super) fn stop(app: &App, global: &Global, args: &StopArgs) -> Result<u8, Cl
         (Some(named), _) => vec![target(app, named)?],
         (None, words) => matching(app, words.as_deref().unwrap_or_default())?,
     };
-    let mut stopped = Vec::new();
+    let (mut stopped, mut failed) = (Vec::new(), None);
     for id in ids {
         if !args.dry_run {
             match app.operator.stop(id) {
-                Ok(_) => app.audit("stop", &format!("execution {id}"))?,
+                Ok(_) => {}
                 // Of those that a search has found, some may have ended meanwhile.
                 Err(OperatorError::Refused(_)) if args.filter.is_some() => continue,
-                Err(error) => return Err(error.into()),
+                // What was stopped before is shown, and then the failure.
+                Err(error) => {
+                    failed = Some(CliError::from(error));
+                    break;
+                }
             }
         }
         stopped.push(id);
+        if !args.dry_run
+            && let Err(error) = app.audit("stop", &format!("execution {id}"))
+        {
+            failed = Some(error);
+            break;
+        }
     }
     for id in stopped.iter().filter(|_| args.wait && !args.dry_run) {
         while app.operator.explorer().execution(*id)?.status.is_running() {
@@ -53,11 +63,16 @@ pub(super) fn stop(app: &App, global: &Global, args: &StopArgs) -> Result<u8, Cl
         let what = if args.dry_run { "would be asked to stop" } else { "were asked to stop" };
         output::note(&format!("{} executions {what}", stopped.len()));
     }
-    Ok(error::OK)
+    failed.map_or(Ok(error::OK), Err)
 }
 
 /// Returns the running executions that match `words`.
 fn matching(app: &App, words: &str) -> Result<Vec<ExecutionId>, CliError> {
+    // A variable without a value in a script must not end all work.
+    if words.trim().is_empty() {
+        let what = "--filter has no condition; `status:running` stops everything";
+        return Err(CliError::Usage(what.to_owned()));
+    }
     use BatchStatus::{Started, Starting, Stopping};
     let now = app.operator.clock().now();
     let search = ExecutionSearch::parse(words, now);

@@ -15,6 +15,8 @@ use crate::context::App;
 use crate::error::CliError;
 use crate::output;
 
+/// How often progress is a line of its own where there is no terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the store is read.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -32,17 +34,19 @@ pub(super) fn watch(app: &App, global: &Global, args: &ExecutionArgs) -> Result<
         ProgressStyle::with_template("{spinner} {msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar()),
     );
-    let mut shown = String::new();
+    let (mut shown, mut shown_at) = (String::new(), None);
     let summary = loop {
         let summary = app.operator.explorer().summary(id)?;
         if !summary.status.is_running() || stop.is_requested() {
             break summary;
         }
         let line = line(&summary, app.operator.clock().now());
-        // Without a terminal, each change is a line.
-        if bar.is_hidden() && line != shown && !global.quiet {
+        // Without a terminal, a change of status or step is a line, and other changes are one each ten seconds.
+        let (key, at) = (key(&summary), app.operator.clock().elapsed());
+        let is_time = shown_at.is_none_or(|before| at.saturating_sub(before) >= LINE_INTERVAL);
+        if bar.is_hidden() && !global.quiet && (key != shown || (is_time && !summary.stale)) {
             output::note(&line);
-            shown.clone_from(&line);
+            (shown, shown_at) = (key, Some(at));
         }
         bar.set_message(line);
         bar.tick();
@@ -59,6 +63,13 @@ pub(super) fn watch(app: &App, global: &Global, args: &ExecutionArgs) -> Result<
     output::after(tell(global.format, &summary, advice), code)
 }
 
+/// Returns what makes a new line without a terminal: status, running steps, and whether the owner is lost.
+fn key(one: &ExecutionSummary) -> String {
+    let running = one.steps.iter().filter(|step| step.status.is_running());
+    let names: Vec<_> = running.map(|step| step.name.as_str()).collect();
+    format!("{} {} {}", one.status, one.stale, names.join(" "))
+}
+
 /// Returns what the execution does now: its running steps with their progress and probable ends.
 fn line(one: &ExecutionSummary, now: Timestamp) -> String {
     let running = one.steps.iter().filter(|step| step.status.is_running());
@@ -67,7 +78,13 @@ fn line(one: &ExecutionSummary, now: Timestamp) -> String {
         true => one.status.to_string(),
         false => steps.join(" | "),
     };
-    format!("execution {} of {}: {what}", one.id, batchwright::text::shown(&one.job))
+    let stale = match one.stale {
+        true => {
+            format!(" (stale: its process is lost; close it with `batchwright recover {}`)", one.id)
+        }
+        false => String::new(),
+    };
+    format!("execution {} of {}: {what}{stale}", one.id, batchwright::text::shown(&one.job))
 }
 
 fn step_line(step: &StepSummary, now: Timestamp) -> String {

@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
 use batchwright::clock::{StopToken, SystemClock};
-use futures_util::FutureExt as _;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -29,6 +29,10 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Timeout of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the end of the server accepts clients that the system has connected already.
+const LAST_ACCEPT: Duration = Duration::from_millis(100);
+/// How long such a client has for its request.
+const LAST_REQUEST: Duration = Duration::from_millis(500);
 /// How long the end of the server waits for pending answers.
 const END_GRACE: Duration = Duration::from_secs(5);
 
@@ -153,9 +157,12 @@ impl HttpListener {
             }
         }
         // Clients that the system has already connected are served, too.
-        while let Some(Ok((stream, _))) = self.listener.accept().now_or_never() {
-            serve(stream, &mut clients);
-        }
+        let last = async {
+            while let Ok((stream, _)) = self.listener.accept().await {
+                serve(stream, &mut clients);
+            }
+        };
+        let _ = tokio::time::timeout(LAST_ACCEPT, last).await;
         drop(self.listener);
         stop.request();
         let ending = async { while clients.join_next().await.is_some() {} };
@@ -170,16 +177,26 @@ async fn connection(
     router: Router,
     mut end: watch::Receiver<bool>,
 ) {
-    let service =
-        hyper::service::service_fn(move |request: Request<Incoming>| router.clone().call(request));
+    let is_used = Arc::new(AtomicBool::new(false));
+    let used = Arc::clone(&is_used);
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        used.store(true, Ordering::Relaxed);
+        router.clone().call(request)
+    });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES_MAX);
     let served = http.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(served);
-    let ending = async { end.wait_for(|end| *end).await.is_ok() };
+    let ending = async {
+        let _ = end.wait_for(|end| *end).await;
+        // A client that has just connected has a moment for its request, which would otherwise be closed unread.
+        if !is_used.load(Ordering::Relaxed) {
+            tokio::time::sleep(LAST_REQUEST).await;
+        }
+    };
     let result = tokio::select! {
         result = served.as_mut() => result,
-        _ = ending => {
+        () = ending => {
             served.as_mut().graceful_shutdown();
             served.await
         }

@@ -1,6 +1,7 @@
 //! The thread that collects what is to be sent, and sends it.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -20,7 +21,7 @@ use prost::Message as _;
 use reqwest::StatusCode;
 
 use super::settings::{Settings, Target};
-use super::{hashed, metric, nanos, scope, trace};
+use super::{END_TIMEOUT, LogEvent, WAITING_MAX, metric, nanos, scope, trace, trace_id};
 use crate::metrics::Metrics;
 use crate::scheduler::{Answer, Request, Scheduler};
 
@@ -35,6 +36,8 @@ const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(200);
 /// Executions between one and its outermost parent.
 const DEPTH_MAX: usize = 100;
+/// Executions whose outermost ones are remembered.
+const ROOTS_MAX: usize = 10_000;
 
 thread_local! {
     static IS_EXPORTER: Cell<bool> = const { Cell::new(false) };
@@ -49,8 +52,8 @@ pub(super) fn is_exporter() -> bool {
 pub(super) enum Message {
     /// Executions and metrics come from here.
     Observe(Box<Source>),
+    ObserveSchedule(Scheduler),
     Ended(ExecutionId),
-    Log(Box<LogRecord>),
     /// Send everything, and confirm that.
     End(Sender<()>),
 }
@@ -59,7 +62,18 @@ pub(super) enum Message {
 pub(super) struct Source {
     pub(super) operator: JobOperator,
     pub(super) metrics: Metrics,
-    pub(super) scheduler: Option<Scheduler>,
+}
+
+/// A line of the log that waits.
+pub(super) struct Line(pub(super) LogEvent);
+
+/// What is known of one of the three signals.
+#[derive(Debug, Default)]
+struct Signal {
+    /// Whether the last request failed: only the first of several failures is logged.
+    has_failed: bool,
+    /// Spans, lines or reports of metrics that were not sent since.
+    dropped: usize,
 }
 
 /// Number of spans, lines and messages that were not sent.
@@ -70,21 +84,29 @@ impl Dropped {
     pub(super) fn add(&self, count: usize) {
         self.0.fetch_add(count as u64, Ordering::Relaxed);
     }
+
+    fn take(&self) -> u64 {
+        self.0.swap(0, Ordering::Relaxed)
+    }
 }
 
 pub(super) struct Worker {
     settings: Settings,
     clock: Arc<dyn Clock>,
     messages: Receiver<Message>,
+    lines: Receiver<Line>,
     dropped: Dropped,
     runtime: tokio::runtime::Runtime,
     client: reqwest::Client,
     source: Option<Box<Source>>,
+    scheduler: Option<Scheduler>,
+    signals: HashMap<&'static str, Signal>,
+    /// The outermost executions of those that were asked for lately.
+    roots: HashMap<ExecutionId, ExecutionId>,
+    /// When the last export must have ended, once the process ends.
+    ends_at: Option<Duration>,
     spans: Vec<Span>,
-    logs: Vec<LogRecord>,
     began: u64,
-    /// Whether the last request failed: only the first of several failures is logged.
-    has_failed: bool,
 }
 
 impl Worker {
@@ -92,6 +114,7 @@ impl Worker {
         settings: Settings,
         clock: Arc<dyn Clock>,
         messages: Receiver<Message>,
+        lines: Receiver<Line>,
         dropped: Dropped,
     ) -> Result<Self, String> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -106,14 +129,17 @@ impl Worker {
             settings,
             clock,
             messages,
+            lines,
             dropped,
             runtime,
             client,
             source: None,
+            scheduler: None,
+            signals: HashMap::new(),
+            roots: HashMap::new(),
+            ends_at: None,
             spans: Vec::new(),
-            logs: Vec::new(),
             began,
-            has_failed: false,
         })
     }
 
@@ -125,11 +151,14 @@ impl Worker {
             let wait = flush_at.min(metrics_at).saturating_sub(self.clock.elapsed());
             match self.messages.recv_timeout(wait) {
                 Ok(Message::Observe(source)) => self.source = Some(source),
+                Ok(Message::ObserveSchedule(scheduler)) => self.scheduler = Some(scheduler),
                 Ok(Message::Ended(id)) => self.ended(id),
-                Ok(Message::Log(record)) => self.logs.push(*record),
                 Ok(Message::End(done)) => {
-                    self.flush();
+                    self.ends_at = Some(self.clock.elapsed() + END_TIMEOUT);
+                    self.send_spans();
                     self.send_metrics();
+                    self.send_lines();
+                    self.tell_dropped();
                     let _ = done.send(());
                     return;
                 }
@@ -137,9 +166,10 @@ impl Worker {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             let now = self.clock.elapsed();
-            let is_full = self.spans.len() >= BATCH_MAX || self.logs.len() >= BATCH_MAX;
-            if is_full || now >= flush_at {
-                self.flush();
+            if self.spans.len() >= BATCH_MAX || now >= flush_at {
+                self.send_spans();
+                self.send_lines();
+                self.tell_dropped();
                 flush_at = self.clock.elapsed() + COLLECT_TIME;
             }
             if now >= metrics_at {
@@ -155,23 +185,16 @@ impl Worker {
         if self.settings.traces.is_none() {
             return;
         }
-        let explorer = source.operator.explorer();
-        let (mut root, mut read) = (id, explorer.summary(id));
-        let mut parent = read.as_ref().ok().and_then(|one| one.parent);
-        for _ in 0..DEPTH_MAX {
-            let Some(outer) = parent else { break };
-            root = outer;
-            parent = explorer.execution(outer).ok().and_then(|one| one.parent);
-        }
-        if !self.is_sampled(root) {
+        let operator = source.operator.clone();
+        let root = self.root_of(&operator, id);
+        if !self.is_sampled(operator.store_id(), root) {
             return;
         }
-        if read.is_err() {
-            // The store may have been busy.
-            read = explorer.summary(id);
-        }
-        match read {
-            Ok(one) => self.spans.extend(trace::spans(source.operator.store_id(), &one, root)),
+        match operator.explorer().summary(id) {
+            Ok(one) => {
+                let before = one.restart_of.map(|before| self.root_of(&operator, before));
+                self.spans.extend(trace::spans(operator.store_id(), &one, root, before));
+            }
             Err(error) => {
                 self.dropped.add(1);
                 tracing::debug!(execution = %id, error = %report(&error), "no trace is made");
@@ -179,52 +202,85 @@ impl Worker {
         }
     }
 
-    /// Whether the trace of `root` is sent: the same for each process.
-    #[expect(clippy::cast_precision_loss, reason = "a share")]
-    fn is_sampled(&self, root: ExecutionId) -> bool {
-        let hash = hashed(&["sample"], root.0);
-        let number = u64::from_be_bytes([
-            hash[0], hash[1], hash[2], hash[3], hash[4], hash[5], hash[6], hash[7],
-        ]);
-        (number as f64 / u64::MAX as f64) < self.settings.sampled || self.settings.sampled >= 1.0
+    /// Returns the outermost execution that `id` is a part of.
+    fn root_of(&mut self, operator: &JobOperator, id: ExecutionId) -> ExecutionId {
+        if let Some(root) = self.roots.get(&id) {
+            return *root;
+        }
+        let mut root = id;
+        for _ in 0..DEPTH_MAX {
+            let read = operator.explorer().execution(root);
+            let Some(outer) = read.ok().and_then(|one| one.parent) else { break };
+            root = outer;
+        }
+        if self.roots.len() >= ROOTS_MAX {
+            self.roots.clear();
+        }
+        self.roots.insert(id, root);
+        root
     }
 
-    /// Sends what has been collected.
-    fn flush(&mut self) {
-        let resource = Some(self.resource());
-        let spans = std::mem::take(&mut self.spans);
-        if let Some(target) = self.settings.traces.clone() {
-            for some in spans.chunks(BATCH_MAX) {
-                let scope_spans = ScopeSpans {
-                    scope: Some(scope()),
-                    spans: some.to_vec(),
-                    ..ScopeSpans::default()
-                };
-                let resource_spans = vec![ResourceSpans {
-                    resource: resource.clone(),
-                    scope_spans: vec![scope_spans],
-                    ..ResourceSpans::default()
-                }];
-                let request = ExportTraceServiceRequest { resource_spans };
-                self.send("traces", &target, request.encode_to_vec(), some.len());
-            }
+    /// Whether the trace of `root` is sent: the same for each process. Source: the sampler `traceidratio` of OpenTelemetry compares
+    /// the last bytes of the number of the trace.
+    #[expect(clippy::cast_precision_loss, reason = "a share")]
+    fn is_sampled(&self, store: &str, root: ExecutionId) -> bool {
+        let id = trace_id(store, root);
+        let last: [u8; 8] = id[8..].try_into().unwrap_or_default();
+        let share = (u64::from_be_bytes(last) >> 1) as f64 / (u64::MAX >> 1) as f64;
+        self.settings.sampled >= 1.0 || share < self.settings.sampled
+    }
+
+    /// Logs how many spans and lines found no room.
+    fn tell_dropped(&mut self) {
+        let dropped = self.dropped.take();
+        if dropped > 0 {
+            tracing::warn!(
+                dropped,
+                "telemetry came faster than the collector takes it, and was dropped"
+            );
         }
-        let records = std::mem::take(&mut self.logs);
-        if let Some(target) = self.settings.logs.clone() {
-            for some in records.chunks(BATCH_MAX) {
-                let scope_logs = ScopeLogs {
-                    scope: Some(scope()),
-                    log_records: some.to_vec(),
-                    ..ScopeLogs::default()
-                };
-                let resource_logs = vec![ResourceLogs {
-                    resource: resource.clone(),
-                    scope_logs: vec![scope_logs],
-                    ..ResourceLogs::default()
-                }];
-                let request = ExportLogsServiceRequest { resource_logs };
-                self.send("logs", &target, request.encode_to_vec(), some.len());
-            }
+    }
+
+    fn send_spans(&mut self) {
+        let spans = std::mem::take(&mut self.spans);
+        let Some(target) = self.settings.traces.clone() else { return };
+        for some in spans.chunks(BATCH_MAX) {
+            let scope_spans =
+                ScopeSpans { scope: Some(scope()), spans: some.to_vec(), ..ScopeSpans::default() };
+            let resource_spans = vec![ResourceSpans {
+                resource: Some(self.resource()),
+                scope_spans: vec![scope_spans],
+                ..ResourceSpans::default()
+            }];
+            let request = ExportTraceServiceRequest { resource_spans };
+            self.send("traces", &target, request.encode_to_vec(), some.len());
+        }
+    }
+
+    /// Sends the lines that wait: of each look at most as many as can wait, so that other work gets its turn.
+    fn send_lines(&mut self) {
+        let Some(target) = self.settings.logs.clone() else { return };
+        let waiting: Vec<Line> = self.lines.try_iter().take(WAITING_MAX).collect();
+        let operator = self.source.as_ref().map(|source| source.operator.clone());
+        let mut records: Vec<LogRecord> = Vec::with_capacity(waiting.len());
+        for Line(event) in waiting {
+            let root = operator.as_ref().zip(event.execution);
+            let root = root.map(|(operator, id)| (operator.store_id(), self.root_of(operator, id)));
+            records.push(event.record(root));
+        }
+        for some in records.chunks(BATCH_MAX) {
+            let scope_logs = ScopeLogs {
+                scope: Some(scope()),
+                log_records: some.to_vec(),
+                ..ScopeLogs::default()
+            };
+            let resource_logs = vec![ResourceLogs {
+                resource: Some(self.resource()),
+                scope_logs: vec![scope_logs],
+                ..ResourceLogs::default()
+            }];
+            let request = ExportLogsServiceRequest { resource_logs };
+            self.send("logs", &target, request.encode_to_vec(), some.len());
         }
     }
 
@@ -236,7 +292,7 @@ impl Worker {
         let (Some(target), Some(source)) = (self.settings.metrics.clone(), &self.source) else {
             return;
         };
-        let upcoming = match &source.scheduler {
+        let upcoming = match &self.scheduler {
             Some(scheduler) => {
                 let asked = scheduler.read(Request::Upcoming { limit: NEXT_FIRES_MAX });
                 self.runtime.block_on(asked).map(Answer::triggers).unwrap_or_default()
@@ -261,51 +317,38 @@ impl Worker {
         self.send("metrics", &target, request.encode_to_vec(), 1);
     }
 
-    /// Sends a request, again when the collector is away or overloaded. What cannot be sent is dropped, counted and logged.
-    fn send(&mut self, signal: &str, target: &Target, body: Vec<u8>, count: usize) {
-        let (client, clock) = (self.client.clone(), Arc::clone(&self.clock));
-        let deadline = clock.elapsed() + target.timeout;
-        let sent = self.runtime.block_on(async {
-            let mut last = String::new();
-            for attempt in 0..ATTEMPTS {
-                let left = deadline.saturating_sub(clock.elapsed());
-                let pause = PAUSE * 2_u32.pow(attempt);
-                if attempt > 0 && left > pause {
-                    tokio::time::sleep(pause).await;
-                }
-                let mut request = client.post(target.url.clone()).body(body.clone()).timeout(left);
-                request = request.header("content-type", "application/x-protobuf");
-                for (name, value) in &target.headers {
-                    request = request.header(name, value);
-                }
-                match request.send().await {
-                    Ok(answer) if answer.status().is_success() => return Ok(()),
-                    Ok(answer) => {
-                        let status = answer.status();
-                        last = format!("the collector answered {status}");
-                        if !is_repeatable(status) {
-                            break;
-                        }
-                    }
-                    // The address may have a password.
-                    Err(error) => last = report(&error.without_url()),
-                }
-                if deadline <= clock.elapsed() {
-                    break;
-                }
+    /// Sends a request, again when the collector is away or overloaded. What cannot be sent is dropped, counted and logged. At the end
+    /// of the process nothing is sent again, and nothing to a collector that has just failed.
+    fn send(&mut self, signal: &'static str, target: &Target, body: Vec<u8>, count: usize) {
+        let now = self.clock.elapsed();
+        let deadline = (now + target.timeout).min(self.ends_at.unwrap_or(Duration::MAX));
+        let has_failed_now =
+            self.ends_at.is_some() && self.signals.values().any(|it| it.has_failed);
+        let sent = match has_failed_now || deadline <= now {
+            true => Err("the collector does not answer".to_owned()),
+            false => {
+                let attempts = if self.ends_at.is_some() { 1 } else { ATTEMPTS };
+                self.runtime.block_on(post(
+                    &self.client,
+                    &*self.clock,
+                    target,
+                    body,
+                    attempts,
+                    deadline,
+                ))
             }
-            Err(last)
-        });
+        };
+        let known = self.signals.entry(signal).or_default();
         match sent {
-            Ok(()) if self.has_failed => {
-                self.has_failed = false;
-                let dropped = self.dropped.0.swap(0, Ordering::Relaxed);
-                tracing::info!(dropped, "the collector of telemetry takes data again");
+            Ok(()) => {
+                if std::mem::take(&mut known.has_failed) {
+                    let dropped = std::mem::take(&mut known.dropped);
+                    tracing::info!(signal, dropped, "the collector of telemetry takes data again");
+                }
             }
-            Ok(()) => {}
             Err(error) => {
-                self.dropped.add(count);
-                if !std::mem::replace(&mut self.has_failed, true) {
+                known.dropped += count;
+                if !std::mem::replace(&mut known.has_failed, true) && !has_failed_now {
                     tracing::warn!(
                         signal,
                         error,
@@ -315,6 +358,46 @@ impl Worker {
             }
         }
     }
+}
+
+/// Sends `body` until the collector takes it, refuses it for good, or `deadline` has come.
+async fn post(
+    client: &reqwest::Client,
+    clock: &dyn Clock,
+    target: &Target,
+    body: Vec<u8>,
+    attempts: u32,
+    deadline: Duration,
+) -> Result<(), String> {
+    let mut last = String::new();
+    for attempt in 0..attempts {
+        if attempt > 0 {
+            let pause = PAUSE * 2_u32.pow(attempt);
+            if clock.elapsed() + pause >= deadline {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+        }
+        let left = deadline.saturating_sub(clock.elapsed());
+        let mut request = client.post(target.url.clone()).body(body.clone()).timeout(left);
+        request = request.header("content-type", "application/x-protobuf");
+        for (name, value) in &target.headers {
+            request = request.header(name, value);
+        }
+        match request.send().await {
+            Ok(answer) if answer.status().is_success() => return Ok(()),
+            Ok(answer) => {
+                let status = answer.status();
+                last = format!("the collector answered {status}");
+                if !is_repeatable(status) {
+                    break;
+                }
+            }
+            // The address may have a password.
+            Err(error) => last = report(&error.without_url()),
+        }
+    }
+    Err(last)
 }
 
 /// Whether the protocol allows to send a request again after this answer.

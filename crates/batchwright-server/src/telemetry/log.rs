@@ -41,8 +41,8 @@ pub struct LogEvent {
 }
 
 impl LogEvent {
-    /// Returns the line as it is sent, with the trace of its execution in the store `store`.
-    pub(super) fn record(self, store: Option<&str>) -> LogRecord {
+    /// Returns the line as it is sent. `root` is the store and the outermost execution that its execution is a part of.
+    pub(super) fn record(self, root: Option<(&str, ExecutionId)>) -> LogRecord {
         let (number, name) = match self.severity {
             Severity::Trace => (SeverityNumber::Trace, "TRACE"),
             Severity::Debug => (SeverityNumber::Debug, "DEBUG"),
@@ -54,7 +54,7 @@ impl LogEvent {
         let mut attributes: Vec<KeyValue> = vec![text("log.logger", self.target)];
         attributes.extend(self.fields.into_iter().map(|(name, value)| text(name, value)));
         attributes.extend(self.execution.map(|it| integer("batch.job.execution.id", it.0)));
-        let known = store.zip(self.execution);
+        let known = root.zip(self.execution);
         LogRecord {
             time_unix_nano: at,
             observed_time_unix_nano: at,
@@ -62,8 +62,8 @@ impl LogEvent {
             severity_text: name.to_owned(),
             body: Some(AnyValue { value: Some(Value::StringValue(self.message)) }),
             attributes,
-            trace_id: known.map_or(Vec::new(), |(store, id)| trace_id(store, id)),
-            span_id: known.map_or(Vec::new(), |(store, id)| run_id(store, id)),
+            trace_id: known.map_or(Vec::new(), |((store, root), _)| trace_id(store, root)),
+            span_id: known.map_or(Vec::new(), |((store, _), id)| run_id(store, id)),
             ..LogRecord::default()
         }
     }

@@ -1,6 +1,7 @@
 //! The standard variables of OpenTelemetry: where to send what. Source: the specification of OpenTelemetry, "Environment variable
 //! specification" and "OTLP exporter configuration".
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::common::v1::KeyValue;
@@ -40,20 +41,36 @@ impl std::fmt::Debug for Target {
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// The default interval of metrics.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// Variables of other exporters that change nothing here.
-const IGNORED: [&str; 4] = [
-    "OTEL_EXPORTER_OTLP_COMPRESSION",
-    "OTEL_EXPORTER_OTLP_CERTIFICATE",
-    "OTEL_EXPORTER_OTLP_CLIENT_KEY",
-    "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
-];
+/// The ends of the names of variables of the exporter that count, also for one signal.
+const USED: [&str; 4] = ["ENDPOINT", "HEADERS", "PROTOCOL", "TIMEOUT"];
+
+/// Whether `name` is a variable for exporters that changes nothing here.
+fn is_ignored(name: &str) -> bool {
+    let of_exporter = name.strip_prefix("OTEL_EXPORTER_OTLP_");
+    let is_used = |rest: &str| {
+        let signals = ["TRACES_", "METRICS_", "LOGS_"];
+        let rest = signals.iter().find_map(|signal| rest.strip_prefix(signal)).unwrap_or(rest);
+        USED.contains(&rest)
+    };
+    let others = [
+        "OTEL_BSP_",
+        "OTEL_BLRP_",
+        "OTEL_METRIC_EXPORT_TIMEOUT",
+        "OTEL_METRICS_EXEMPLAR",
+        "OTEL_SPAN_",
+        "OTEL_ATTRIBUTE_",
+    ];
+    of_exporter.is_some_and(|rest| !is_used(rest))
+        || others.iter().any(|other| name.starts_with(other))
+}
 
 impl Settings {
     /// Reads the variables that `get` returns; `None` when they name no collector. The texts name variables without effect.
     pub(super) fn read(
-        get: impl Fn(&str) -> Option<String>,
+        variables: &BTreeMap<String, String>,
     ) -> Result<Option<(Self, Vec<String>)>, String> {
-        let get = |name: &str| get(name).filter(|value| !value.trim().is_empty());
+        let get =
+            |name: &str| variables.get(name).filter(|value| !value.trim().is_empty()).cloned();
         if get("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
             return Ok(None);
         }
@@ -67,8 +84,11 @@ impl Settings {
             Some(value) => millis("OTEL_METRIC_EXPORT_INTERVAL", &value)?,
             None => INTERVAL,
         };
-        let ignored = IGNORED.iter().filter(|name| get(name).is_some());
-        let notes = ignored.map(|name| format!("{name} has no effect")).collect();
+        let ignored = variables.keys().filter(|name| is_ignored(name) && get(name).is_some());
+        let notes = ignored
+            .filter(|name| !(name.ends_with("_COMPRESSION") && variables[*name] == "none"))
+            .map(|name| format!("{name} has no effect"))
+            .collect();
         let settings = Self {
             traces,
             metrics,
@@ -86,13 +106,6 @@ fn target(
     signal: &str,
     path: &str,
 ) -> Result<Option<Target>, String> {
-    match get(&format!("OTEL_{signal}_EXPORTER")).as_deref() {
-        None | Some("otlp") => {}
-        Some("none") => return Ok(None),
-        Some(other) => {
-            return Err(format!("OTEL_{signal}_EXPORTER is `{other}`: expected otlp or none"));
-        }
-    }
     let both = |key: &str| {
         get(&format!("OTEL_EXPORTER_OTLP_{signal}_{key}"))
             .or_else(|| get(&format!("OTEL_EXPORTER_OTLP_{key}")))
@@ -105,6 +118,13 @@ fn target(
         (None, Some(base)) => format!("{}/{path}", base.trim_end_matches('/')),
         (None, None) => return Ok(None),
     };
+    match get(&format!("OTEL_{signal}_EXPORTER")).as_deref() {
+        None | Some("otlp") => {}
+        Some("none") => return Ok(None),
+        Some(other) => {
+            return Err(format!("OTEL_{signal}_EXPORTER is `{other}`: expected otlp or none"));
+        }
+    }
     let url: reqwest::Url = url.parse().map_err(|error| {
         format!("the endpoint of OTLP is no URL such as http://127.0.0.1:4318: {error}")
     })?;
@@ -190,8 +210,8 @@ mod tests {
     use super::*;
 
     fn read(variables: &[(&str, &str)]) -> Result<Option<(Settings, Vec<String>)>, String> {
-        let value = |name: &str| variables.iter().find(|(known, _)| *known == name);
-        Settings::read(|name| value(name).map(|(_, value)| (*value).to_owned()))
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Settings::read(&variables.iter().map(owned).collect())
     }
 
     #[test]
@@ -199,7 +219,7 @@ mod tests {
         let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318/");
         for none in [
             &[][..],
-            &[("OTEL_SERVICE_NAME", "nightly")],
+            &[("OTEL_SERVICE_NAME", "nightly"), ("OTEL_METRICS_EXPORTER", "prometheus")],
             &[endpoint, ("OTEL_SDK_DISABLED", "true")],
         ] {
             assert!(read(none).unwrap().is_none(), "{none:?}");
@@ -213,7 +233,9 @@ mod tests {
             ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test"),
             ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
             ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
-            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "none"),
+            ("OTEL_EXPORTER_OTLP_LOGS_COMPRESSION", "gzip"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "100"),
         ])
         .unwrap()
         .unwrap();
@@ -222,7 +244,7 @@ mod tests {
         assert_eq!(metrics.url.as_str(), "http://127.0.0.1:4318/v1/metrics");
         assert_eq!(metrics.headers[0], ("authorization".to_owned(), "Bearer secret".to_owned()));
         assert!(settings.logs.is_none() && !format!("{settings:?}").contains("secret"));
-        assert_eq!((settings.sampled, notes.len()), (0.25, 1));
+        assert_eq!((settings.sampled, notes.len()), (0.25, 2));
         let names: Vec<_> = settings.resource.iter().map(|it| it.key.as_str()).collect();
         assert_eq!(names[..2], ["deployment.environment.name", "service.name"]);
     }

@@ -13,8 +13,14 @@ const STEPS_MAX: usize = 2_000;
 /// The flag of a trace that is sampled.
 const SAMPLED: u32 = 1;
 
-/// Returns the spans of `one`, an execution of the store `store`. `root` is the outermost execution that it is a part of.
-pub(super) fn spans(store: &str, one: &ExecutionSummary, root: ExecutionId) -> Vec<Span> {
+/// Returns the spans of `one`, an execution of the store `store`. `root` is the outermost execution that it is a part of, and
+/// `root_before` that of the execution which it restarts.
+pub(super) fn spans(
+    store: &str,
+    one: &ExecutionSummary,
+    root: ExecutionId,
+    root_before: Option<ExecutionId>,
+) -> Vec<Span> {
     let Some(ended) = one.ended_at else { return Vec::new() };
     let (trace, run) = (trace_id(store, root), run_id(store, one.id));
     let mut attributes = vec![
@@ -31,7 +37,8 @@ pub(super) fn spans(store: &str, one: &ExecutionSummary, root: ExecutionId) -> V
     let mut links = Vec::new();
     if let Some(before) = one.restart_of {
         attributes.push(integer("batch.job.restart_of", before.0));
-        let (trace_id, span_id) = (trace_id(store, before), run_id(store, before));
+        let trace_id = trace_id(store, root_before.unwrap_or(before));
+        let span_id = run_id(store, before);
         links.push(Link { trace_id, span_id, flags: SAMPLED, ..Link::default() });
     }
     if one.steps.len() > STEPS_MAX {

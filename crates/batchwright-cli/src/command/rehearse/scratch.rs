@@ -143,7 +143,10 @@ impl Trial<'_> {
     fn process(&self, arguments: &[String]) -> Result<Output, CliError> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(arguments).current_dir(self.dir.path()).stdin(Stdio::null());
-        command.env("BATCHWRIGHT_STORE", &self.store).env_remove("BATCHWRIGHT_JOBS");
+        command
+            .env("OTEL_SDK_DISABLED", "true")
+            .env("BATCHWRIGHT_STORE", &self.store)
+            .env_remove("BATCHWRIGHT_JOBS");
         if !self.scratch.allow_outside {
             command.env(crate::context::INSIDE_ONLY, "1");
         }
