@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use batchwright::JobOperator;
 use batchwright::execution::ExecutionId;
 use batchwright::launch::{Launch, LaunchOptions};
-use batchwright::operator::OperatorError;
+use batchwright::operator::{OperatorError, Refusal};
 use batchwright::report;
-use batchwright_jobfile::{JobFolder, ReplayError, Replayed, SkippedRecord, each_skip};
+use batchwright_jobfile::{
+    JobFolder, ReplayError, Replayed, SkippedRecord, each_skip, is_replay_of,
+};
 use batchwright_server::{ReplayRefused, Replays};
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -40,28 +42,30 @@ impl From<batchwright::error::RepositoryError> for Read {
 }
 
 impl Replays for Corrections {
+    fn is_replay(&self, job: &str, parameters: &mut dyn Iterator<Item = &str>) -> bool {
+        is_replay_of(job, parameters)
+    }
+
     fn open(
         &self,
         operator: &JobOperator,
         execution: ExecutionId,
         from: usize,
         limit: usize,
-    ) -> Result<Vec<Box<RawValue>>, ReplayRefused> {
+    ) -> Result<Vec<(usize, Box<RawValue>)>, ReplayRefused> {
         let row = operator.explorer().execution(execution)?;
         let replayed = Replayed::of(operator, &row).map_err(refused)?;
-        let (mut passed, mut open) = (0, Vec::new());
+        let (mut next, mut open) = (0, Vec::new());
         let read = each_skip(operator.queries(), execution, |skip| {
-            if replayed.has(execution, &skip) {
-                return Ok(());
-            }
-            if passed < from {
-                passed += 1;
+            let index = next;
+            next += 1;
+            if index < from || replayed.has(execution, &skip) {
                 return Ok(());
             }
             if open.len() == limit {
                 return Err(Read::Enough);
             }
-            open.extend(to_raw_value(&SkippedRecord::of(execution, &skip)));
+            open.extend(to_raw_value(&SkippedRecord::of(execution, &skip)).map(|it| (index, it)));
             Ok(())
         });
         match read {
@@ -75,18 +79,33 @@ impl Replays for Corrections {
         operator: &JobOperator,
         execution: ExecutionId,
         records: &[Box<RawValue>],
-        triggered_by: String,
+        options: LaunchOptions,
     ) -> Result<ExecutionId, ReplayRefused> {
         let lines: String = records.iter().map(|it| it.get().replace('\n', " ") + "\n").collect();
         let _one = self.one.lock().unwrap_or_else(PoisonError::into_inner);
-        let (named, from) = (triggered_by.as_str(), Path::new("the corrected records"));
+        let named = options.triggered_by.clone().unwrap_or_default();
+        let from = Path::new("the corrected records");
         let prepared =
-            self.files.prepare_replay_of(operator, execution, named, from, lines.as_bytes());
+            self.files.prepare_replay_of(operator, execution, &named, from, lines.as_bytes());
         let prepared = prepared.map_err(refused)?;
-        let options =
-            LaunchOptions { triggered_by: Some(triggered_by), ..LaunchOptions::default() };
+        // Silently they would wait, and the open ones of the earlier replay would be given up.
+        if prepared.left_to_next > 0 {
+            let count = prepared.left_to_next;
+            return Err(ReplayRefused::Records(format!(
+                "an earlier replay is not complete, and {count} of these records are not among its own: replay first what it has left, without others"
+            )));
+        }
         let launch = Launch::start(prepared.job.name(), prepared.parameters).options(options);
-        Ok(operator.launch_job(Arc::new(prepared.job), &launch)?.id())
+        match operator.launch_job(Arc::new(prepared.job), &launch) {
+            Ok(started) => Ok(started.id()),
+            Err(OperatorError::Refused(
+                Refusal::AlreadyRunning { .. } | Refusal::AlreadyComplete { .. },
+            )) => Err(ReplayRefused::Records(
+                "another replay of this execution has just begun: look which records are left"
+                    .to_owned(),
+            )),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ mod serving;
 
 use common::{Place, until};
 use serde_json::{Value, json};
-use serving::{Serving, ask};
+use serving::{Serving, ask, ask_with};
 
 /// Ten orders of which 2 cannot be read, 4 is rejected, and 6 cannot be written, because its number is taken.
 const ORDERS: &str = "id,amount\n1,10\n2,20,?\n3,30\n4,-40\n5,50\n3,60\n7,70\n8,80\n9,90\n10,100\n";
@@ -141,8 +141,107 @@ fn a_server_replays_corrected_records_once_also_when_the_request_is_repeated() {
     until("nothing is left", || {
         ask(&serving, "GET", "/v1/executions/1/replay", None).1["items"] == json!([])
     });
-    let restart = format!("{path}/restart");
-    assert!(ask(&serving, "POST", &restart, Some(json!({}))).0 >= 400);
+    for verb in ["restart", "abandon"] {
+        let (status, refused) = ask(&serving, "POST", &format!("{path}/{verb}"), Some(json!({})));
+        assert_eq!((status, &refused["code"]), (409, &json!("not_restartable")), "{refused}");
+    }
+}
+
+#[test]
+fn records_that_an_unfinished_replay_does_not_have_are_refused_and_not_dropped() {
+    let place = skipped();
+    place.write(
+        "load.toml",
+        JOB.replace("chunk = 2", "chunk = 1").replace("limit = 100", "limit = 0"),
+    );
+    let serving = Serving::start_with(&place, &["--jobs", ".", "--http", "127.0.0.1:0"]);
+    let open = || {
+        ask(&serving, "GET", "/v1/executions/1/replay", None).1["items"].as_array().unwrap().clone()
+    };
+    let send = |records: &[Value], key: &str| {
+        let line = format!("idempotency-key: {key}\r\n");
+        ask_with(
+            &serving,
+            "POST",
+            "/v1/executions/1/replay",
+            &line,
+            Some(json!({"records": records})),
+        )
+    };
+    let mut records = open();
+    records.sort_by_key(|record| record["item"].as_u64());
+    records[0]["record"] = json!({"id": 2, "amount": 20});
+    records[2]["record"]["id"] = json!(6);
+    // Record 2 is written, record 4 is still negative.
+    let (status, started) = send(&records[..2], "first");
+    assert_eq!(status, 202, "{started}");
+    let path = format!("/v1/executions/{}", started["id"]);
+    until("the replay fails", || ask(&serving, "GET", &path, None).1["status"] == "FAILED");
+    let (status, again) = send(&records[..2], "first");
+    assert_eq!((status, &again["id"]), (202, &started["id"]), "the same request again");
+    let (status, refused) = send(&records[2..], "second");
+    assert_eq!(status, 422, "{refused}");
+    assert!(
+        refused["detail"].as_str().unwrap().contains("an earlier replay is not complete"),
+        "{refused}"
+    );
+    assert_eq!(open().len(), 2, "nothing was given up");
+    records[1]["record"]["amount"] = json!("40");
+    assert_eq!(send(&records[1..2], "third").0, 202);
+    until("record 4 is written", || open().len() == 1);
+    // A drained server begins no replay.
+    assert_eq!(ask(&serving, "POST", "/v1/server/drain", None).0, 200);
+    assert_eq!(send(&records[2..], "fourth").0, 503);
+    assert_eq!(ask(&serving, "POST", "/v1/server/resume", None).0, 200);
+    until("the replay has ended", || send(&records[2..], "fifth").0 == 202);
+    until("all are written", || orders(&place).len() == 10);
+}
+
+#[test]
+fn pages_of_open_records_pass_over_none_when_some_are_replayed_meanwhile() {
+    let place = skipped();
+    let serving = Serving::start_with(&place, &["--jobs", ".", "--http", "127.0.0.1:0"]);
+    let (mut seen, mut path) = (0, "/v1/executions/1/replay?limit=1".to_owned());
+    loop {
+        let (_, page) = ask(&serving, "GET", &path, None);
+        let mut record = page["items"][0].clone();
+        seen += 1;
+        record["record"] = json!({"id": 100 + seen, "amount": 1, "cents": 1});
+        let (status, started) =
+            ask(&serving, "POST", "/v1/executions/1/replay", Some(json!({"records": [record]})));
+        assert_eq!(status, 202, "{started}");
+        let one = format!("/v1/executions/{}", started["id"]);
+        until("it ends", || ask(&serving, "GET", &one, None).1["ended_at"].is_string());
+        match page["next_cursor"].as_str() {
+            Some(next) => path = format!("/v1/executions/1/replay?limit=1&cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(seen, 3);
+}
+
+#[test]
+fn two_replays_that_are_prepared_at_once_write_each_record_once() {
+    let place = skipped();
+    place.run(&["skips", "1", "--export", "bad.jsonl"]).expect(0);
+    let mut bad = lines(&place, "bad.jsonl");
+    bad.retain(|line| line["item"] == 4);
+    bad[0]["record"]["amount"] = json!("40");
+    write_lines(&place, "bad.jsonl", &bad);
+    // Both wait in their first chunk: they have been prepared from the same state, in different seconds.
+    let slow = r#"{"delay_ms":{"write":1500}}"#;
+    let first = place.spawn(&["replay", "1", "--from", "bad.jsonl", "--inject", slow]);
+    let second = place.spawn(&["replay", "1", "--from", "bad.jsonl", "--inject", slow]);
+    let codes = [first, second].map(|child| common::done(child.wait_with_output().unwrap()).code);
+    assert!(codes.contains(&0), "{codes:?}");
+    assert_eq!(orders(&place).iter().filter(|(id, _)| *id == 4).count(), 1);
+    let replays =
+        place.run(&["executions", "--job", "load.replay", "--format", "json"]).expect(0).out;
+    assert_eq!(
+        replays.lines().filter(|line| line.contains("\"COMPLETED\"")).count(),
+        1,
+        "{replays}"
+    );
 }
 
 #[test]

@@ -30,7 +30,9 @@ use batchwright_store::Database;
 pub use folder::JobFolder;
 use folder::Stamp;
 use replay::Replay;
-pub use replay::{PreparedReplay, ReplayError, Replayed, SkippedRecord, each_skip, is_replay};
+pub use replay::{
+    PreparedReplay, ReplayError, Replayed, SkippedRecord, each_skip, is_replay, is_replay_of,
+};
 pub use schema::json_schema;
 use sql::SqlKind;
 

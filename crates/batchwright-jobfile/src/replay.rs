@@ -25,7 +25,7 @@ const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Maximum number of records of one replay.
 const RECORDS_MAX: usize = 100_000;
 
-pub use prepare::{PreparedReplay, is_replay};
+pub use prepare::{PreparedReplay, is_replay, is_replay_of};
 
 use crate::JobFileError;
 
@@ -33,6 +33,8 @@ use crate::JobFileError;
 /// instance, and the file of the corrected records.
 pub(crate) const REPLAY_OF_INSTANCE: &str = "replay_of_instance";
 pub(crate) const REPLAY_NUMBER: &str = "replay_number";
+/// The number of the replay before: two replays that are prepared at once follow the same one, so that they are one instance.
+pub(crate) const REPLAY_AFTER: &str = "replay_after";
 pub(crate) const REPLAY_FROM: &str = "replay_from";
 
 /// The end of the name of a job of replays.

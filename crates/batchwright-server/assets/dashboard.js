@@ -240,6 +240,11 @@
     else if (event.key === '/') { event.preventDefault(); document.querySelector('main input[type=search]')?.focus(); }
     else if (event.key === '?') openPalette();
   });
+  // A record that is corrected is one to replay.
+  document.addEventListener('input', (event) => {
+    const tick = event.target.type === 'checkbox' ? null : event.target.closest('fieldset.record')?.querySelector('[name^="chosen."]');
+    if (tick) tick.checked = true;
+  });
   // A second click on a form does nothing.
   document.addEventListener('submit', (event) => {
     if (event.target.dataset.sent) event.preventDefault();

@@ -71,7 +71,9 @@ pub(super) fn replay(
     let PreparedReplay { job, mut parameters, left_out, left_to_next } = prepared;
     let json = args.launch.params_json.as_deref();
     for (name, given) in parameters::parse(&args.parameters, json, job.parameters())?.iter() {
-        if parameters.get(name).is_some_and(|known| known.identifying) || name == "replay_from" {
+        if parameters.get(name).is_some_and(|known| known.identifying)
+            || ["replay_from", "replay_number"].contains(&name)
+        {
             let what = format!(
                 "a replay cannot change the parameter `{name}`, which identifies what it replays"
             );

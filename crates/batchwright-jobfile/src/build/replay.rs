@@ -12,7 +12,9 @@ use batchwright_items::{At, Problem};
 use super::Built;
 use crate::Replay;
 use crate::definition::{Definition, Step};
-use crate::replay::{Lists, REPLAY_FROM, REPLAY_NUMBER, REPLAY_OF_INSTANCE, keep_lists};
+use crate::replay::{
+    Lists, REPLAY_AFTER, REPLAY_FROM, REPLAY_NUMBER, REPLAY_OF_INSTANCE, keep_lists,
+};
 
 /// Returns the steps of `definition` that skipped the records of `replay`.
 pub(super) fn steps(definition: &mut Definition, replay: &Replay) -> Built<Vec<At<Step>>> {
@@ -86,7 +88,8 @@ pub(super) fn declare(schema: &mut ParameterSchema, name: &At<String>) -> Built<
     let declare = ParameterDeclaration::new;
     let ours = [
         declare(REPLAY_OF_INSTANCE, ParameterType::Integer),
-        declare(REPLAY_NUMBER, ParameterType::Integer),
+        declare(REPLAY_AFTER, ParameterType::Integer),
+        declare(REPLAY_NUMBER, ParameterType::Integer).non_identifying(),
         declare(REPLAY_FROM, ParameterType::String).non_identifying(),
     ];
     if let Some(one) = ours.iter().find(|one| schema.find(&one.name).is_some()) {

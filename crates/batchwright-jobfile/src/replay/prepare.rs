@@ -12,8 +12,8 @@ use batchwright::{BatchStatus, Job, JobOperator, JobParameters};
 use jiff::Timestamp;
 
 use super::{
-    Begun, ENDING, REPLAY_FROM, REPLAY_NUMBER, REPLAY_OF_INSTANCE, Replay, ReplayError, Replayed,
-    begun, each_skip, job_of_replays,
+    Begun, ENDING, REPLAY_AFTER, REPLAY_FROM, REPLAY_NUMBER, REPLAY_OF_INSTANCE, Replay,
+    ReplayError, Replayed, begun, each_skip, job_of_replays,
 };
 use crate::{JobFolder, Source};
 
@@ -33,7 +33,12 @@ pub struct PreparedReplay {
 
 /// Whether `execution` is itself a replay.
 pub fn is_replay(execution: &JobExecution) -> bool {
-    execution.job.ends_with(ENDING) && execution.parameters.get(REPLAY_OF_INSTANCE).is_some()
+    is_replay_of(&execution.job, &mut execution.parameters.iter().map(|(name, _)| name))
+}
+
+/// Whether an execution of `job` with parameters of these names is itself a replay.
+pub fn is_replay_of(job: &str, mut parameters: &mut dyn Iterator<Item = &str>) -> bool {
+    job.ends_with(ENDING) && Iterator::any(&mut parameters, |name| name == REPLAY_OF_INSTANCE)
 }
 
 impl JobFolder {
@@ -97,13 +102,27 @@ impl JobFolder {
             return Err(ReplayError::Content { path: from.to_owned(), message });
         }
         // A number that is not used again, even after `purge`: files have it in their names.
-        let next = replays.keys().last().map_or(0, |last| last + 1);
+        let last = replays.keys().last().copied();
+        let next = last.map_or(0, |last| last + 1);
         let number = open.unwrap_or_else(|| number_of(operator.clock().now()).max(next));
         let replay = replay.output_prefix(format!("replay-{}-{number}-", original.instance_id));
         let job = Source::read(Path::new(source))?.compile_replay(self.settings(), &replay)?;
         let mut parameters = original.parameters.clone();
         parameters.insert(REPLAY_OF_INSTANCE, Parameter::new(original.instance_id.0, true));
-        parameters.insert(REPLAY_NUMBER, Parameter::new(number, true));
+        // One that is continued keeps what identifies it.
+        let begun = open.and_then(|number| replays.get(&number)?.first());
+        match begun.and_then(|one| Some((&one.parameters, one.parameters.get(REPLAY_NUMBER)?))) {
+            Some((known, number)) => {
+                parameters.insert(REPLAY_NUMBER, number.clone());
+                if let Some(after) = known.get(REPLAY_AFTER) {
+                    parameters.insert(REPLAY_AFTER, after.clone());
+                }
+            }
+            None => {
+                parameters.insert(REPLAY_AFTER, Parameter::new(last.unwrap_or(0), true));
+                parameters.insert(REPLAY_NUMBER, Parameter::new(number, false));
+            }
+        }
         parameters.insert(REPLAY_FROM, Parameter::new(named, false));
         Ok(PreparedReplay { job, parameters, left_out, left_to_next })
     }

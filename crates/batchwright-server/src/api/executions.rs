@@ -197,6 +197,7 @@ pub(super) async fn restart(
 ) -> Result<Response, Problem> {
     let restart = move |api: &Api, request| {
         api.check_worker()?;
+        api.refuse_replay(id)?;
         let execution = api.operator().explorer().execution(id)?;
         api.operator().explorer().job_of(&execution).map_err(|refusal| Problem::from(&refusal))?;
         let job = api.job(&execution.job)?;
@@ -224,6 +225,7 @@ pub(super) async fn abandon(
     Id(id): Id,
 ) -> Result<Json<ExecutionSummary>, Problem> {
     blocking(move || {
+        api.refuse_replay(id)?;
         api.operator().abandon(id)?;
         api.audit(&caller, "abandon", &format!("execution {id}"));
         Ok(Json(api.operator().explorer().summary(id)?))

@@ -3,28 +3,34 @@
 use std::borrow::Cow;
 
 use axum::extract::Query;
+use axum::http::StatusCode;
 use axum::response::Response;
 use batchwright::execution::ExecutionId;
+use batchwright::launch::LaunchOptions;
 use maud::{Markup, html};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::super::Problem;
+use super::super::access::Role;
 use super::super::body::Id;
+use super::super::page::percent;
 use super::form::Fields;
 use super::parts::{cut, number};
 use super::view::View;
 
 /// Records of a page.
 const RECORDS: usize = 20;
+/// Bytes of the records of a page, beyond the first one.
+const BYTES_MAX: usize = 200_000;
 /// Longest value that has a field of its own, in bytes.
 const LINE_MAX: usize = 200;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Asked {
-    /// Index of the first record of the page, among those that no replay has written.
+    /// Index of the first record of the page, among all that were skipped.
     from: usize,
 }
 
@@ -35,24 +41,41 @@ pub(super) async fn page(
 ) -> Result<Response, Problem> {
     view.write(move |view| {
         let execution = view.operator().explorer().execution(id)?;
+        if !view.may(Role::Operator) {
+            let detail = "corrections need the role operator";
+            return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail));
+        }
         let open = view.api.open_skips(id, asked.from, RECORDS + 1)?;
-        let records = open.iter().take(RECORDS).map(|it| Skipped::of(it));
+        let (mut bytes, mut shown) = (0, 0);
+        for (_, record) in open.iter().take(RECORDS) {
+            bytes += record.get().len();
+            // The form must be small enough to be sent; one record is always shown.
+            if shown > 0 && bytes > BYTES_MAX {
+                break;
+            }
+            shown += 1;
+        }
+        let next = open.get(shown).map(|(index, _)| *index);
+        let records = open.iter().take(shown).map(|(_, it)| Skipped::of(it));
         let records = records.collect::<Result<Vec<_>, _>>()?;
         let path = format!("/executions/{id}/correct");
         let fields = html! {
             input type="hidden" name="from" value=(asked.from);
             @for (index, record) in records.iter().enumerate() { (fieldset(index, record)) }
-            div.actions.left { button { "Replay the chosen records" } a.button href=(view.url(&format!("/executions/{id}/skips"))) { "Cancel" } }
+            div.actions.left { button { "Replay the ticked records" } a.button href=(view.url(&format!("/executions/{id}/skips"))) { "Cancel" } }
         };
         let content = html! {
             nav.crumbs aria-label="Path" { a href=(view.url(&format!("/executions/{id}"))) { "Execution " (id) " of " (execution.job) } " / " a href=(view.url(&format!("/executions/{id}/skips"))) { "Skipped records" } }
             h1 { "Correct and replay" }
-            @if open.is_empty() { p.empty { "No skipped record is left: the execution skipped none, or replays have written all." } } @else {
-                p { "Records that you change or tick go through the processors and the writer of their step, in an execution of their own. Each is written once." }
+            @if open.is_empty() {
+                p.empty { "No skipped record is left: the execution skipped none, or replays have taken all. What a replay skipped once more is among its own skipped records." }
+                p { a href=(view.url(&format!("/executions?q=job:{}.replay", percent(&execution.job)))) { "Replays of this job" } }
+            } @else {
+                p { "The records that you tick go through the processors and the writer of their step, in an execution of their own. Each is written once." }
                 (view.form(&path, &fields))
                 div.pager {
-                    @if asked.from > 0 { a.button rel="prev" href=(view.url(&format!("{path}?from={}", asked.from.saturating_sub(RECORDS)))) { "Earlier" } }
-                    @if open.len() > RECORDS { a.button rel="next" href=(view.url(&format!("{path}?from={}", asked.from + RECORDS))) { "Later" } }
+                    @if asked.from > 0 { a.button rel="prev" href=(view.url(&path)) { "From the first" } }
+                    @if let Some(next) = next { a.button rel="next" href=(view.url(&format!("{path}?from={next}"))) { "Later" } }
                 }
             }
         };
@@ -160,7 +183,8 @@ fn field(index: usize, place: usize, (name, value): &(String, Cow<'_, RawValue>)
     html! {
         div {
             label for=(id) { (name) }
-            @if text.len() > LINE_MAX || text.contains('\n') { textarea #(id) name=(sent) rows="3" { (text) } }
+            // A text area keeps line ends; the first one after its tag is no part of the text.
+            @if text.len() > LINE_MAX || text.contains(['\n', '\r']) { textarea #(id) name=(sent) rows="3" { "\n" (text) } }
             @else { input #(id) name=(sent) value=(text) autocomplete="off"; }
         }
     }
@@ -171,7 +195,7 @@ pub(super) async fn replay(view: View, Id(id): Id, fields: Fields) -> Result<Res
     view.give(move |view| {
         let from = fields.text("from").parse().unwrap_or(0);
         let open = view.api.open_skips(id, from, RECORDS)?;
-        let open = open.iter().map(|it| Skipped::of(it)).collect::<Result<Vec<_>, _>>()?;
+        let open = open.iter().map(|(_, it)| Skipped::of(it)).collect::<Result<Vec<_>, _>>()?;
         let mut records = Vec::new();
         for index in 0..RECORDS {
             let sent = fields.text(&format!("key.{index}"));
@@ -186,8 +210,8 @@ pub(super) async fn replay(view: View, Id(id): Id, fields: Fields) -> Result<Res
             };
             let problem =
                 |it: String| Problem::invalid(format!("the record {}: {it}", record.item));
-            let (corrected, is_changed) = corrected(&fields, index, record).map_err(problem)?;
-            if is_changed || fields.is_set(&format!("chosen.{index}")) {
+            if fields.is_set(&format!("chosen.{index}")) {
+                let corrected = corrected(&fields, index, record).map_err(problem)?;
                 let line = Line {
                     execution: id,
                     step: &record.step,
@@ -198,9 +222,10 @@ pub(super) async fn replay(view: View, Id(id): Id, fields: Fields) -> Result<Res
             }
         }
         if records.is_empty() {
-            return Err(Problem::invalid("no record was changed or ticked; nothing was replayed"));
+            return Err(Problem::invalid("no record was ticked; nothing was replayed"));
         }
-        let started = view.api.start_replay(id, &records, view.who())?;
+        let options = LaunchOptions { triggered_by: Some(view.who()), ..LaunchOptions::default() };
+        let started = view.api.start_replay(id, &records, options)?;
         view.audit("replay", &format!("{} records of execution {id}", records.len()));
         Ok(format!("/executions/{started}"))
     })
@@ -216,37 +241,36 @@ struct Line<'a> {
     record: Option<Object<'a>>,
 }
 
-/// Returns the fields of the record number `index` of the form, and whether they are others than before. A value that was not
-/// changed keeps its type.
+/// Returns the fields of the record number `index` of the form. A value that was not changed keeps its type.
 fn corrected<'a>(
     fields: &'a Fields,
     index: usize,
     record: &Skipped<'a>,
-) -> Result<(Option<Object<'a>>, bool), String> {
+) -> Result<Option<Object<'a>>, String> {
     let Some(Object(mut pairs)) = record.fields() else {
         let text = fields.text(&format!("record.{index}")).trim();
         if text.is_empty() {
-            return Ok((None, false));
+            return Ok(None);
         }
         let object = serde_json::from_str::<Object<'a>>(text);
-        return Ok((Some(object.map_err(|error| format!("it is no JSON object: {error}"))?), true));
+        return Ok(Some(object.map_err(|error| format!("it is no JSON object: {error}"))?));
     };
-    let mut is_changed = false;
     for (name, value) in &mut pairs {
         let Some(sent) = fields.get(&format!("field.{index}.{name}")) else { continue };
         if let Some(new) = retyped(value, sent).map_err(|it| format!("`{name}`: {it}"))? {
-            (*value, is_changed) = (Cow::Owned(new), true);
+            *value = Cow::Owned(new);
         }
     }
-    Ok((Some(Object(pairs)), is_changed))
+    Ok(Some(Object(pairs)))
 }
 
 /// Returns `sent` as a value of the type that `before` has, or as a text where that is not possible; `None` if it is not changed.
 fn retyped(before: &RawValue, sent: &str) -> Result<Option<Box<RawValue>>, String> {
     let shown = text_of(before);
-    // Browsers send line ends as CR LF.
-    let sent = if shown.contains('\r') { sent.to_owned() } else { sent.replace('\r', "") };
-    if shown == sent {
+    // Browsers send each line end as CR LF, whatever it was.
+    let lines = |text: &str| text.replace("\r\n", "\n").replace('\r', "\n");
+    let sent = lines(sent);
+    if lines(&shown) == sent {
         return Ok(None);
     }
     let text = |text: &str| to_raw_value(text).map_err(|error| error.to_string());
@@ -283,6 +307,8 @@ mod tests {
             ("true", "false", Some("false")),
             ("true", "yes", Some(r#""yes""#)),
             (r#""a\nb""#, "a\r\nb", None),
+            (r#""a\rb""#, "a\r\nb", None),
+            (r#""\nxy""#, "\r\nxy", None),
             ("[1, 2]", "[1,3]", Some("[1,3]")),
         ] {
             let before = RawValue::from_string(before.to_owned()).unwrap();

@@ -163,17 +163,21 @@ fn content(view: &View, facts: &Facts) -> Markup {
 fn actions(view: &View, facts: &Facts) -> Markup {
     let (one, id) = (&facts.summary, facts.summary.id);
     let path = |verb: &str| format!("/executions/{id}/{verb}");
+    let is_replay = view.api.is_summary_of_replay(one);
     let is_newest = facts.attempts.first().is_none_or(|newest| newest.id == id);
     html! {
         @if one.stale { (view.button(&path("recover"), "Recover")) }
         @else if one.status.is_running() && one.status != BatchStatus::Stopping {
             (view.asking(&path("stop"), "Stop", "The execution stops at its next chunk boundary and can be restarted from there.", "plain"))
         }
-        @if one.status.is_restartable() && is_newest {
+        @if is_replay {
+            @let of = one.parameters.get("replay_of_instance").map(|it| it.value.to_string());
+            @if let Some(of) = of { a.button href=(view.url(&format!("/executions?q=instance:{of}"))) { "What it replays" } }
+        } @else if one.status.is_restartable() && is_newest {
             (view.button(&path("restart"), "Restart"))
             (view.asking(&path("abandon"), "Abandon", "An abandoned execution is never restarted, and its instance does not run again.", "danger"))
         }
-        a.button href=(view.url(&format!("{}?from={id}", job_path(&one.job)))) { "Run again with changes" }
+        @if !is_replay { a.button href=(view.url(&format!("{}?from={id}", job_path(&one.job)))) { "Run again with changes" } }
     }
 }
 

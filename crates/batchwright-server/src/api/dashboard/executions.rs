@@ -194,6 +194,9 @@ fn matching(view: &View, words: &str, verb: &str) -> Result<Vec<ExecutionId>, Pr
 /// Gives one command for one execution, as its page does.
 pub(super) fn give(view: &View, verb: &str, id: ExecutionId) -> Result<ExecutionId, Problem> {
     let operator = view.operator();
+    if matches!(verb, "restart" | "abandon") {
+        view.api.refuse_replay(id)?;
+    }
     let given = match verb {
         "restart" => {
             view.api.check_worker()?;

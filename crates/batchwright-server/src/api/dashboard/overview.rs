@@ -189,7 +189,7 @@ fn problems(view: &View, facts: &Facts, triggers: &Triggers) -> Markup {
                             a href=(view.url(&format!("/executions/{}", one.id))) { "Execution " (one.id) } " of " a href=(view.url(&job_path(&one.job))) { (one.job) } ", " (ago(one.ended_at.unwrap_or(one.created_at), view.now))
                             @if let Some(failure) = &one.failure { p.hint { code { (failure.code) } " " (cut(&failure.message, 200)) } }
                         }
-                        @if is_operator { (view.button(&format!("/executions/{}/restart", one.id), "Restart")) }
+                        @if is_operator && !view.api.is_summary_of_replay(one) { (view.button(&format!("/executions/{}/restart", one.id), "Restart")) }
                     }
                 }
                 @for row in triggers.failed().take(ROWS_MAX) {
