@@ -339,6 +339,11 @@ impl Config {
             body_max: http.body_max.unwrap_or(default.body_max),
             oidc: http.oidc.as_ref().map(|keys| oidc(keys, folder)).transpose()?,
         };
+        let mut access = access;
+        // Browsers send the name in this address.
+        let named = access.oidc.as_ref().and_then(|oidc| oidc.address.split("://").nth(1));
+        let named = named.and_then(|rest| rest.split(['/', ':']).next()).map(str::to_owned);
+        access.hosts.extend(named);
         let tls = tls("http", &http.tls_certificate, &http.tls_key, folder)?;
         let connections_max =
             bounded("http.connections_max", http.connections_max, HTTP_CONNECTIONS_DEFAULT)?;

@@ -1,26 +1,28 @@
 //! Sign-in of people by OpenID Connect: authorization code with PKCE. Source: OpenID Connect Core 1.0, section 3.1; RFC 7636.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use batchwright::clock::Clock;
 use batchwright::report;
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use openidconnect::core::{
     CoreAuthenticationFlow, CoreClient, CoreJwsSigningAlgorithm as Alg, CoreProviderMetadata,
 };
 use openidconnect::{
     AsyncHttpClient, AuthorizationCode, ClaimsVerificationError, ClientId, ClientSecret, CsrfToken,
     EndpointMaybeSet, EndpointNotSet, EndpointSet, HttpRequest, HttpResponse, IssuerUrl, Nonce,
-    PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, Scope, SignatureVerificationError,
-    TokenResponse,
+    PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RequestTokenError, Scope,
+    SignatureVerificationError, TokenResponse,
 };
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
+use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 use super::session::random_word;
@@ -30,8 +32,10 @@ use super::{OidcSettings, Role};
 pub(super) const BACK: &str = "/sign-in/oidc/back";
 /// How long a sign-in may take.
 const SIGN_IN_TIME: Duration = Duration::from_secs(10 * 60);
-/// Most sign-ins at once; a further one ends the oldest.
-const PENDING_MAX: usize = 1_000;
+/// How long a provider that did not answer is not asked again.
+const FAILED_TIME: Duration = Duration::from_secs(5);
+/// Longest page to show after the sign-in, in bytes: a cookie is small.
+const NEXT_MAX: usize = 1_000;
 /// How long the description of the provider is used.
 const DESCRIPTION_TIME: Duration = Duration::from_secs(60 * 60);
 /// After an unknown key, how old a description must be to be read again.
@@ -71,18 +75,29 @@ pub(super) struct Oidc {
     http: Http,
     clock: Arc<dyn Clock>,
     /// What the provider says about itself, and when that was read.
-    description: tokio::sync::Mutex<Option<(Duration, CoreProviderMetadata)>>,
-    /// By the hash of the word that the browser keeps.
-    pending: Mutex<HashMap<[u8; 32], Pending>>,
+    description: Mutex<Description>,
+    /// Signs what browsers keep.
+    key: String,
 }
 
-/// A sign-in between the way to the provider and the way back.
+/// What is known about the provider.
+#[derive(Default)]
+struct Description {
+    read: Option<(Duration, CoreProviderMetadata)>,
+    /// When it did not answer, and why.
+    failed: Option<(Duration, String)>,
+}
+
+/// A sign-in between the way to the provider and the way back. The browser keeps it, signed, so that sign-ins that are begun and
+/// never ended cost this server nothing. The provider takes each code once.
+#[derive(Serialize, Deserialize)]
 struct Pending {
     state: String,
     nonce: String,
     verifier: String,
     next: String,
-    ends_at: Duration,
+    /// By the monotonic clock of this process, in milliseconds.
+    ends_at: u128,
 }
 
 /// A person who signed in.
@@ -118,6 +133,13 @@ pub(super) enum SignInError {
     NoRole { name: String },
 }
 
+impl SignInError {
+    /// Whether the provider, and not the person, is the reason.
+    pub(super) fn is_of_provider(&self) -> bool {
+        matches!(self, Self::Provider { .. })
+    }
+}
+
 impl Oidc {
     /// # Errors
     ///
@@ -135,8 +157,8 @@ impl Oidc {
             .user_agent(concat!("batchwright/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| format!("cannot create the HTTP client: {error}"))?;
-        let (description, pending) = (tokio::sync::Mutex::default(), Mutex::default());
-        Ok(Self { settings, redirect, http: Http(client), clock, description, pending })
+        let (description, key) = (Mutex::default(), random_word());
+        Ok(Self { settings, redirect, http: Http(client), clock, description, key })
     }
 
     /// Whether browsers reach this server by HTTPS.
@@ -155,24 +177,31 @@ impl Oidc {
             .add_scopes(scopes)
             .set_pkce_challenge(challenge)
             .url();
-        let (word, now) = (random_word(), self.clock.elapsed());
         let one = Pending {
             state: state.into_secret(),
             nonce: nonce.into_secret(),
             verifier: verifier.into_secret(),
-            next: next.to_owned(),
-            ends_at: now + SIGN_IN_TIME,
+            next: if next.len() > NEXT_MAX { "/".to_owned() } else { next.to_owned() },
+            ends_at: (self.clock.elapsed() + SIGN_IN_TIME).as_millis(),
         };
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        pending.retain(|_, one| one.ends_at > now);
-        if pending.len() >= PENDING_MAX
-            && let Some(oldest) =
-                pending.iter().min_by_key(|(_, it)| it.ends_at).map(|(key, _)| *key)
-        {
-            pending.remove(&oldest);
+        let text = serde_json::to_vec(&one).map_err(|error| self.failed(error.to_string()))?;
+        let text = URL_SAFE_NO_PAD.encode(text);
+        Ok(Departure { url: url.to_string(), word: format!("{text}.{}", self.signed(&text)) })
+    }
+
+    /// Returns the signature of what a browser keeps.
+    fn signed(&self, text: &str) -> String {
+        URL_SAFE_NO_PAD.encode(signature(self.key.as_bytes(), text.as_bytes()))
+    }
+
+    /// Returns the sign-in that the browser has kept.
+    fn kept(&self, word: &str) -> Option<Pending> {
+        let (text, given) = word.split_once('.')?;
+        if !bool::from(self.signed(text).as_bytes().ct_eq(given.as_bytes())) {
+            return None;
         }
-        pending.insert(Sha256::digest(&word).into(), one);
-        Ok(Departure { url: url.to_string(), word })
+        let one: Pending = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+        (one.ends_at > self.clock.elapsed().as_millis()).then_some(one)
     }
 
     /// Ends the sign-in of the browser that brings `word`, with the `query` that the provider has sent with it. Each sign-in ends
@@ -182,10 +211,7 @@ impl Oidc {
         word: &str,
         query: &BTreeMap<String, String>,
     ) -> Result<Person, SignInError> {
-        let key: [u8; 32] = Sha256::digest(word).into();
-        let one = self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        let one =
-            one.filter(|one| one.ends_at > self.clock.elapsed()).ok_or(SignInError::Unknown)?;
+        let one = self.kept(word).ok_or(SignInError::Unknown)?;
         let given = |name: &str| query.get(name).map_or("", String::as_str);
         // A refusal need not have the state; the browser has the word of this sign-in.
         if !given("error").is_empty() {
@@ -203,7 +229,12 @@ impl Oidc {
             .set_pkce_verifier(PkceCodeVerifier::new(one.verifier))
             .request_async(&self.http)
             .await
-            .map_err(|error| failed(&error))?;
+            .map_err(|error| match &error {
+                RequestTokenError::ServerResponse(answer) => {
+                    SignInError::Refused(answer.error().as_ref().to_owned())
+                }
+                error => failed(error),
+            })?;
         let token = answer.id_token();
         let token = token.ok_or_else(|| SignInError::Proof("there is no ID token".to_owned()))?;
         let nonce = Nonce::new(one.nonce);
@@ -252,29 +283,63 @@ impl Oidc {
 
     /// Returns a client for the provider, whose description may have the age `age_max`.
     async fn client(&self, age_max: Duration) -> Result<Client, SignInError> {
-        let mut description = self.description.lock().await;
-        let now = self.clock.elapsed();
-        let is_fresh = |read: Duration| now.saturating_sub(read) < age_max.min(DESCRIPTION_TIME);
-        let metadata = match &*description {
-            Some((read, metadata)) if is_fresh(*read) => metadata.clone(),
-            _ => {
-                let issuer = IssuerUrl::new(self.settings.issuer.clone());
-                let issuer = issuer.map_err(|error| self.failed(error.to_string()))?;
-                let read = CoreProviderMetadata::discover_async(issuer, &self.http).await;
-                let read = read.map_err(|error| self.failed(report(&error)))?;
-                *description = Some((now, read.clone()));
-                read
-            }
-        };
+        let metadata = self.description(age_max).await?;
         let id = ClientId::new(self.settings.client_id.clone());
         let secret = self.settings.client_secret.as_ref().map(|it| it.expose().to_owned());
         Ok(CoreClient::from_provider_metadata(metadata, id, secret.map(ClientSecret::new))
             .set_redirect_uri(self.redirect.clone()))
     }
 
+    /// Returns what the provider says about itself. While it does not answer, an older answer counts.
+    async fn description(&self, age_max: Duration) -> Result<CoreProviderMetadata, SignInError> {
+        let now = self.clock.elapsed();
+        {
+            let known = self.known();
+            let old = known.read.as_ref();
+            if let Some((read, metadata)) = old
+                && now.saturating_sub(*read) < age_max.min(DESCRIPTION_TIME)
+            {
+                return Ok(metadata.clone());
+            }
+            if let Some((at, reason)) = &known.failed
+                && now.saturating_sub(*at) < FAILED_TIME
+            {
+                let failed = || self.failed(reason.clone());
+                return old.map(|(_, metadata)| metadata.clone()).ok_or_else(failed);
+            }
+        }
+        let issuer = IssuerUrl::new(self.settings.issuer.clone());
+        let issuer = issuer.map_err(|error| self.failed(error.to_string()))?;
+        let read = CoreProviderMetadata::discover_async(issuer, &self.http).await;
+        let mut known = self.known();
+        let now = self.clock.elapsed();
+        match read {
+            Ok(metadata) => {
+                *known = Description { read: Some((now, metadata.clone())), failed: None };
+                Ok(metadata)
+            }
+            Err(error) => {
+                let reason = report(&error);
+                known.failed = Some((now, reason.clone()));
+                let old = known.read.as_ref().map(|(_, metadata)| metadata.clone());
+                old.ok_or_else(|| self.failed(reason))
+            }
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Description> {
+        self.description.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn failed(&self, reason: String) -> SignInError {
         SignInError::Provider { issuer: self.settings.issuer.clone(), reason }
     }
+}
+
+fn signature(key: &[u8], text: &[u8]) -> [u8; 32] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("a key of any length is allowed");
+    mac.update(text);
+    mac.finalize().into_bytes().into()
 }
 
 /// The client of the provider. It follows no redirect and reads no endless answer.

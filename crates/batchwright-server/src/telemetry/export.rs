@@ -317,8 +317,8 @@ impl Worker {
         self.send("metrics", &target, request.encode_to_vec(), 1);
     }
 
-    /// Sends a request, again when the collector is away or overloaded. What cannot be sent is dropped, counted and logged. At the end
-    /// of the process nothing is sent again, and nothing to a collector that has just failed.
+    /// Sends a request, again when the collector is away or overloaded. What cannot be sent is dropped, counted and logged. At
+    /// the end of the process nothing is sent again, and nothing to a collector that has just failed.
     fn send(&mut self, signal: &'static str, target: &Target, body: Vec<u8>, count: usize) {
         let now = self.clock.elapsed();
         let deadline = (now + target.timeout).min(self.ends_at.unwrap_or(Duration::MAX));

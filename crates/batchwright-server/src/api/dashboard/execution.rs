@@ -235,7 +235,7 @@ fn steps(one: &ExecutionSummary, view: &View) -> Markup {
     }
 }
 
-/// How far a progressive execution has come, whoever carries it forward.
+/// How far a progressive execution has come, by any process that carries it forward.
 fn units_section(units: &UnitProgress, is_running: bool) -> Markup {
     let ended = units.units_done + units.units_failed;
     html! {

@@ -138,7 +138,10 @@ fn failed(gate: &Gate, base: &Base, error: &SignInError) -> Response {
     tracing::warn!(reason, "a sign-in by OpenID Connect failed");
     let problem = format!("The sign-in failed: {reason}.");
     let mut response = plain_page(base, "Sign in", &form(gate, base, "", Some(&problem)));
-    *response.status_mut() = StatusCode::UNAUTHORIZED;
+    *response.status_mut() = match error.is_of_provider() {
+        true => StatusCode::BAD_GATEWAY,
+        false => StatusCode::UNAUTHORIZED,
+    };
     response.extensions_mut().insert(Verbatim);
     response
 }
