@@ -37,21 +37,21 @@ pub(crate) fn run() -> Result<(), String> {
 /// Compares a job of typed CSV without and with an observer of its events, in turns.
 fn observer(folder: &Path) -> Result<(), String> {
     let (input, output) = (folder.join("in.csv"), folder.join("out.csv"));
-    let run = |contender: &str, work: &str| {
+    let run = |contender: &str, work: &str, input: &Path, output: &Path| {
         let ran = Command::new("target/release/ours")
             .args([contender, work, OBSERVED_ITEMS])
-            .args([&input, &output])
+            .args([input, output])
             .output()
             .map_err(|error| error.to_string())?;
         let text = String::from_utf8_lossy(&ran.stdout).into_owned();
         let nanos = text.split(' ').next().and_then(|nanos| nanos.parse::<f64>().ok());
         nanos.ok_or_else(|| format!("{work} failed: {}", String::from_utf8_lossy(&ran.stderr)))
     };
-    run("make", "csv")?;
+    run("make", "input", Path::new("-"), &input)?;
     let (mut alone, mut observed) = (Vec::new(), Vec::new());
     for _ in 0..OBSERVED_ROUNDS {
-        alone.push(run("ours", "csv-csv")?);
-        observed.push(run("ours", "csv-csv-observed")?);
+        alone.push(run("ours", "csv-csv", &input, &output)?);
+        observed.push(run("ours", "csv-csv-observed", &input, &output)?);
     }
     let median = |times: &mut Vec<f64>| {
         times.sort_unstable_by(f64::total_cmp);

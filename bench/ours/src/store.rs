@@ -90,7 +90,7 @@ fn filled_postgres(task: &Task) -> Result<SqlRepository, Failure> {
     .concat();
     servers::on_server("postgres", &drop_all)?;
     let repository = SqlRepository::connect(&servers::url("postgres"))?;
-    let series = format!("generate_series(1, {}) AS s(n)", task.count);
+    let series = format!("generate_series(1::BIGINT, {}) AS s(n)", task.count);
     servers::on_server("postgres", &rows(&series, "/", task.count))?;
     servers::on_server("postgres", "ANALYZE")?;
     Ok(repository)
