@@ -373,7 +373,7 @@ pub(crate) struct RestartArgs {
     pub(crate) launch: LaunchArgs,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct LaunchArgs {
     /// Parameters as JSON, or `@FILE` (`@-` is standard input).
     #[arg(long, value_name = "JSON|@FILE")]

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use batchwright::JobOperator;
 use batchwright::execution::ExecutionId;
 use batchwright::launch::{Launch, LaunchOptions};
-use batchwright::operator::{OperatorError, Refusal};
+use batchwright::operator::{JobHandle, OperatorError, Refusal};
 use batchwright::report;
 use batchwright_jobfile::{
-    JobFolder, ReplayError, Replayed, SkippedRecord, each_skip, is_replay_of,
+    JobFolder, PreparedReplay, ReplayError, Replayed, SkippedRecord, each_skip, is_replay_of,
 };
 use batchwright_server::{ReplayRefused, Replays};
 use serde_json::value::{RawValue, to_raw_value};
@@ -85,9 +85,17 @@ impl Replays for Corrections {
         let _one = self.one.lock().unwrap_or_else(PoisonError::into_inner);
         let named = options.triggered_by.clone().unwrap_or_default();
         let from = Path::new("the corrected records");
-        let prepared =
-            self.files.prepare_replay_of(operator, execution, &named, from, lines.as_bytes());
-        let prepared = prepared.map_err(refused)?;
+        let prepare = || {
+            let lines = lines.as_bytes();
+            self.files.prepare_replay_of(operator, execution, &named, from, lines).map_err(refused)
+        };
+        let mut prepared = prepare()?;
+        // An earlier replay that has done all its records, but did not end, is ended first.
+        if prepared.left_to_next > 0 && prepared.unfinished == Some(0) {
+            let ending = LaunchOptions { request: None, ..options.clone() };
+            launched(operator, prepared, ending)?.wait().map_err(OperatorError::from)?;
+            prepared = prepare()?;
+        }
         // Silently they would wait, and the open ones of the earlier replay would be given up.
         if prepared.left_to_next > 0 {
             let count = prepared.left_to_next;
@@ -95,17 +103,30 @@ impl Replays for Corrections {
                 "an earlier replay is not complete, and {count} of these records are not among its own: replay first what it has left, without others"
             )));
         }
-        let launch = Launch::start(prepared.job.name(), prepared.parameters).options(options);
-        match operator.launch_job(Arc::new(prepared.job), &launch) {
-            Ok(started) => Ok(started.id()),
-            Err(OperatorError::Refused(
-                Refusal::AlreadyRunning { .. } | Refusal::AlreadyComplete { .. },
-            )) => Err(ReplayRefused::Records(
-                "another replay of this execution has just begun: look which records are left"
-                    .to_owned(),
-            )),
-            Err(error) => Err(error.into()),
+        Ok(launched(operator, prepared, options)?.id())
+    }
+}
+
+/// Launches a replay.
+fn launched(
+    operator: &JobOperator,
+    prepared: PreparedReplay,
+    options: LaunchOptions,
+) -> Result<JobHandle, ReplayRefused> {
+    let is_new = prepared.unfinished.is_none();
+    let options = LaunchOptions { new_only: is_new, ..options };
+    let launch = Launch::start(prepared.job.name(), prepared.parameters).options(options);
+    match operator.launch_job(Arc::new(prepared.job), &launch) {
+        Err(OperatorError::Refused(
+            Refusal::AlreadyRunning { .. }
+            | Refusal::AlreadyComplete { .. }
+            | Refusal::NotRestartable { .. },
+        )) => {
+            let message =
+                "another replay of this execution has begun meanwhile: look which records are left";
+            Err(ReplayRefused::Records(message.to_owned()))
         }
+        launched => Ok(launched?),
     }
 }
 

@@ -221,27 +221,71 @@ fn pages_of_open_records_pass_over_none_when_some_are_replayed_meanwhile() {
 }
 
 #[test]
-fn two_replays_that_are_prepared_at_once_write_each_record_once() {
+fn of_two_replays_that_are_prepared_at_once_one_begins_and_none_is_locked_out() {
     let place = skipped();
+    place.write(
+        "load.toml",
+        JOB.replace("chunk = 2", "chunk = 1").replace("limit = 100", "limit = 0"),
+    );
     place.run(&["skips", "1", "--export", "bad.jsonl"]).expect(0);
     let mut bad = lines(&place, "bad.jsonl");
     bad.retain(|line| line["item"] == 4);
-    bad[0]["record"]["amount"] = json!("40");
     write_lines(&place, "bad.jsonl", &bad);
-    // Both wait in their first chunk: they have been prepared from the same state, in different seconds.
-    let slow = r#"{"delay_ms":{"write":1500}}"#;
-    let first = place.spawn(&["replay", "1", "--from", "bad.jsonl", "--inject", slow]);
-    let second = place.spawn(&["replay", "1", "--from", "bad.jsonl", "--inject", slow]);
-    let codes = [first, second].map(|child| common::done(child.wait_with_output().unwrap()).code);
-    assert!(codes.contains(&0), "{codes:?}");
+    bad[0]["record"]["amount"] = json!("40");
+    write_lines(&place, "good.jsonl", &bad);
+    // The second one reads its parameters after it has been prepared; opening the other end waits for that.
+    let fifo = place.path("parameters");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    let at_fifo = format!("@{}", fifo.display());
+    let prepared = place.spawn(&["replay", "1", "--from", "good.jsonl", "--params-json", &at_fifo]);
+    let mut parameters = std::fs::File::options().write(true).open(&fifo).unwrap();
+    // The first one fails at once: record 4 is still negative.
+    place.run(&["replay", "1", "--from", "bad.jsonl"]).expect(1);
+    std::io::Write::write_all(&mut parameters, b"{}").unwrap();
+    drop(parameters);
+    let refused = common::done(prepared.wait_with_output().unwrap());
+    assert_ne!(refused.code, 0, "{}", refused.out);
+    assert!(!orders(&place).iter().any(|(id, _)| *id == 4), "{}", refused.err);
+    place.run(&["replay", "1", "--from", "good.jsonl"]).expect(0);
     assert_eq!(orders(&place).iter().filter(|(id, _)| *id == 4).count(), 1);
-    let replays =
-        place.run(&["executions", "--job", "load.replay", "--format", "json"]).expect(0).out;
-    assert_eq!(
-        replays.lines().filter(|line| line.contains("\"COMPLETED\"")).count(),
-        1,
-        "{replays}"
-    );
+    // Later ones are replays of their own.
+    std::fs::remove_file(place.path("bad.jsonl")).unwrap();
+    place.run(&["skips", "1", "--export", "bad.jsonl"]).expect(0);
+    let mut rest = lines(&place, "bad.jsonl");
+    rest.retain(|line| line["item"] == 6);
+    rest[0]["record"]["id"] = json!(6);
+    write_lines(&place, "rest.jsonl", &rest);
+    place.run(&["replay", "1", "--from", "rest.jsonl"]).expect(0);
+    assert!(orders(&place).contains(&(6, 6_000)));
+}
+
+#[test]
+fn a_replay_that_died_after_its_last_record_blocks_no_other() {
+    let place = skipped();
+    place.run(&["skips", "1", "--export", "bad.jsonl"]).expect(0);
+    let mut bad = lines(&place, "bad.jsonl");
+    bad.sort_by_key(|line| line["item"].as_u64());
+    bad[0]["record"] = json!({"id": "2", "amount": "20"});
+    bad[1]["record"]["amount"] = json!("40");
+    write_lines(&place, "first.jsonl", &bad[..1]);
+    let kill = r#"{"step":"load","kill":{"after_commit":1}}"#;
+    let killed = place.spawn(&["replay", "1", "--from", "first.jsonl", "--inject", kill]);
+    assert_ne!(common::done(killed.wait_with_output().unwrap()).code, 0);
+    place.run(&["recover"]).expect(0);
+    assert!(orders(&place).contains(&(2, 2_000)), "its record is committed");
+    let serving = Serving::start_with(&place, &["--jobs", ".", "--http", "127.0.0.1:0"]);
+    let body = json!({"records": &bad[1..2]});
+    let (status, started) = ask(&serving, "POST", "/v1/executions/1/replay", Some(body));
+    assert_eq!(status, 202, "{started}");
+    until("the other record is written", || orders(&place).contains(&(4, 4_000)));
+    assert_eq!(orders(&place).iter().filter(|(id, _)| *id == 2).count(), 1);
 }
 
 #[test]

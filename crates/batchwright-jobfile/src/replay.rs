@@ -501,6 +501,11 @@ pub(crate) fn begun(executions: &[Vec<StepExecution>]) -> Result<BTreeMap<String
 }
 
 impl Begun {
+    /// Returns the number of records that are not done.
+    fn left(&self) -> usize {
+        self.order.len() - self.done
+    }
+
     /// Moves on to what `step` has committed, which passed over the records `given_up`.
     fn move_on(&mut self, step: &StepExecution, given_up: &BTreeSet<Key>) -> Result<(), String> {
         let Some(text) = &step.checkpoint else { return Ok(()) };

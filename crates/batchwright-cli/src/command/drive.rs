@@ -23,6 +23,7 @@ pub(super) fn drive(app: &App, global: &Global, args: &DriveArgs) -> Result<u8, 
     let driven = showing_units(&app.operator, id, wanted, || {
         app.operator.progressive().drive(id, lanes, &stop)
     });
+    shutdown.done();
     let execution = driven.map_err(|error| match error {
         SliceError::Operator(error) => CliError::Operator(error),
         other => CliError::Slice(other),

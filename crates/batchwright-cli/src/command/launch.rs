@@ -68,7 +68,7 @@ pub(super) fn replay(
     let app = App::look(global, program, faults(&args.launch)?)?;
     let id = target(&app, &args.execution)?;
     let prepared = app.prepare_replay(id, &args.from)?;
-    let PreparedReplay { job, mut parameters, left_out, left_to_next } = prepared;
+    let PreparedReplay { job, mut parameters, left_out, left_to_next, unfinished } = prepared;
     let json = args.launch.params_json.as_deref();
     for (name, given) in parameters::parse(&args.parameters, json, job.parameters())?.iter() {
         if parameters.get(name).is_some_and(|known| known.identifying)
@@ -90,9 +90,11 @@ pub(super) fn replay(
         ));
     }
     let launch = Launch::start(job.name(), parameters);
+    let new_only = args.launch.new_only || unfinished.is_none();
+    let launch_args = LaunchArgs { new_only, ..args.launch.clone() };
     let job = Arc::new(job);
     let again = format!("batchwright replay {id} --from {}", args.from.display());
-    foreground(global, &app, &args.launch, &job, launch, Some(again))
+    foreground(global, &app, &launch_args, &job, launch, Some(again))
 }
 
 /// Queues an execution for a server that shares the store.

@@ -57,9 +57,12 @@ fn run(
         if key.kind != KeyEventKind::Press {
             continue;
         }
-        let is_interrupt =
-            key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c');
-        match screen.key(if is_interrupt { KeyCode::Char('q') } else { key.code }) {
+        let code = match (key.modifiers.contains(KeyModifiers::CONTROL), key.code) {
+            (true, KeyCode::Char('c')) => KeyCode::Char('q'),
+            (true, _) => continue,
+            (false, code) => code,
+        };
+        match screen.key(code) {
             Action::Nothing => {}
             Action::Quit => return Ok(()),
             Action::Stop(id) => screen.message = given(stop(app, id), "stop", id),

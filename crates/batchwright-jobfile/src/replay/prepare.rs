@@ -29,6 +29,9 @@ pub struct PreparedReplay {
     pub left_out: usize,
     /// Number of records of the file that a replay which is continued did not begin with; the next replay can take them.
     pub left_to_next: usize,
+    /// Number of records that a replay which is continued has not done yet; `None` when this is a new replay, which must be launched
+    /// with `LaunchOptions::new_only`: another one, prepared at the same time, may have begun.
+    pub unfinished: Option<usize>,
 }
 
 /// Whether `execution` is itself a replay.
@@ -92,7 +95,9 @@ impl JobFolder {
         let others = replays.iter().filter(|(other, _)| Some(**other) != open);
         let left_out = replay.leave_out(&Replayed::by(operator, others.map(|(_, all)| all))?);
         let attempts = open.and_then(|number| replays.get(&number)).map_or(&[][..], Vec::as_slice);
-        replay.carry_on(begun_by(operator, attempts)?, attempts.len() + 1);
+        let begun = begun_by(operator, attempts)?;
+        let unfinished = open.map(|_| begun.values().map(Begun::left).sum());
+        replay.carry_on(begun, attempts.len() + 1);
         let left_to_next = replay.leave_to_next();
         if replay.is_empty() {
             let message = match left_out {
@@ -110,8 +115,10 @@ impl JobFolder {
         let mut parameters = original.parameters.clone();
         parameters.insert(REPLAY_OF_INSTANCE, Parameter::new(original.instance_id.0, true));
         // One that is continued keeps what identifies it.
-        let begun = open.and_then(|number| replays.get(&number)?.first());
-        match begun.and_then(|one| Some((&one.parameters, one.parameters.get(REPLAY_NUMBER)?))) {
+        match attempts
+            .last()
+            .and_then(|one| Some((&one.parameters, one.parameters.get(REPLAY_NUMBER)?)))
+        {
             Some((known, number)) => {
                 parameters.insert(REPLAY_NUMBER, number.clone());
                 if let Some(after) = known.get(REPLAY_AFTER) {
@@ -124,7 +131,7 @@ impl JobFolder {
             }
         }
         parameters.insert(REPLAY_FROM, Parameter::new(named, false));
-        Ok(PreparedReplay { job, parameters, left_out, left_to_next })
+        Ok(PreparedReplay { job, parameters, left_out, left_to_next, unfinished })
     }
 }
 
@@ -178,7 +185,7 @@ fn unknown(execution: &JobExecution, message: String) -> ReplayError {
     ReplayError::Unknown { execution: execution.id, message }
 }
 
-/// The executions of each replay of `instance`, newest first, by the number of the replay.
+/// The executions of each replay of `instance`, newest first, by the number that the replay began with.
 type Replays = BTreeMap<i64, Vec<JobExecution>>;
 
 fn replays(
@@ -186,7 +193,7 @@ fn replays(
     job: &str,
     instance: InstanceId,
 ) -> Result<Replays, ReplayError> {
-    let mut replays = Replays::new();
+    let mut by_instance: BTreeMap<InstanceId, (i64, Vec<JobExecution>)> = BTreeMap::new();
     for one in operator.queries().executions(&ExecutionFilter::of_job(job))? {
         let integer = |name: &str| match one.parameters.get(name).map(|one| &one.value) {
             Some(ParameterValue::Integer(value)) => Some(*value),
@@ -195,10 +202,13 @@ fn replays(
         if integer(REPLAY_OF_INSTANCE) == Some(instance.0)
             && let Some(number) = integer(REPLAY_NUMBER)
         {
-            replays.entry(number).or_default().push(one);
+            // Newest first: the last number is the one of the oldest execution.
+            let replay = by_instance.entry(one.instance_id).or_default();
+            replay.0 = number;
+            replay.1.push(one);
         }
     }
-    Ok(replays)
+    Ok(by_instance.into_values().collect())
 }
 
 /// Returns the number of the replay to continue.

@@ -32,8 +32,9 @@ use super::{OidcSettings, Role};
 pub(super) const BACK: &str = "/sign-in/oidc/back";
 /// How long a sign-in may take.
 const SIGN_IN_TIME: Duration = Duration::from_secs(10 * 60);
-/// How long a provider that did not answer is not asked again.
-const FAILED_TIME: Duration = Duration::from_secs(5);
+/// How long a provider that did not answer is not asked again: while an older answer is known, and before the first one.
+const FAILED_TIME: Duration = Duration::from_secs(30);
+const FAILED_FIRST: Duration = Duration::from_secs(5);
 /// Longest page to show after the sign-in, in bytes: a cookie is small.
 const NEXT_MAX: usize = 1_000;
 /// How long the description of the provider is used.
@@ -294,18 +295,23 @@ impl Oidc {
     async fn description(&self, age_max: Duration) -> Result<CoreProviderMetadata, SignInError> {
         let now = self.clock.elapsed();
         {
-            let known = self.known();
-            let old = known.read.as_ref();
-            if let Some((read, metadata)) = old
+            let mut known = self.known();
+            let old = known.read.clone();
+            if let Some((read, metadata)) = &old
                 && now.saturating_sub(*read) < age_max.min(DESCRIPTION_TIME)
             {
                 return Ok(metadata.clone());
             }
+            let hold = if old.is_some() { FAILED_TIME } else { FAILED_FIRST };
             if let Some((at, reason)) = &known.failed
-                && now.saturating_sub(*at) < FAILED_TIME
+                && now.saturating_sub(*at) < hold
             {
                 let failed = || self.failed(reason.clone());
-                return old.map(|(_, metadata)| metadata.clone()).ok_or_else(failed);
+                return old.map(|(_, metadata)| metadata).ok_or_else(failed);
+            }
+            // Meanwhile the others use the old one.
+            if old.is_some() {
+                known.failed = Some((now, "it is being asked".to_owned()));
             }
         }
         let issuer = IssuerUrl::new(self.settings.issuer.clone());

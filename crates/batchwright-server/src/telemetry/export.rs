@@ -209,9 +209,14 @@ impl Worker {
         }
         let mut root = id;
         for _ in 0..DEPTH_MAX {
-            let read = operator.explorer().execution(root);
-            let Some(outer) = read.ok().and_then(|one| one.parent) else { break };
-            root = outer;
+            match operator.explorer().execution(root) {
+                Ok(one) => match one.parent {
+                    Some(outer) => root = outer,
+                    None => break,
+                },
+                // Asked again for the next one, which must not get a wrong trace because of this.
+                Err(_) => return root,
+            }
         }
         if self.roots.len() >= ROOTS_MAX {
             self.roots.clear();
@@ -318,13 +323,11 @@ impl Worker {
     }
 
     /// Sends a request, again when the collector is away or overloaded. What cannot be sent is dropped, counted and logged. At
-    /// the end of the process nothing is sent again, and nothing to a collector that has just failed.
+    /// the end of the process each request is sent once, and all within [`END_TIMEOUT`].
     fn send(&mut self, signal: &'static str, target: &Target, body: Vec<u8>, count: usize) {
         let now = self.clock.elapsed();
         let deadline = (now + target.timeout).min(self.ends_at.unwrap_or(Duration::MAX));
-        let has_failed_now =
-            self.ends_at.is_some() && self.signals.values().any(|it| it.has_failed);
-        let sent = match has_failed_now || deadline <= now {
+        let sent = match deadline <= now {
             true => Err("the collector does not answer".to_owned()),
             false => {
                 let attempts = if self.ends_at.is_some() { 1 } else { ATTEMPTS };
@@ -348,7 +351,7 @@ impl Worker {
             }
             Err(error) => {
                 known.dropped += count;
-                if !std::mem::replace(&mut known.has_failed, true) && !has_failed_now {
+                if !std::mem::replace(&mut known.has_failed, true) {
                     tracing::warn!(
                         signal,
                         error,

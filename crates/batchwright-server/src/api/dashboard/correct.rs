@@ -179,7 +179,7 @@ fn fieldset(index: usize, record: &Skipped<'_>) -> Markup {
 
 fn field(index: usize, place: usize, (name, value): &(String, Cow<'_, RawValue>)) -> Markup {
     let (id, sent, text) =
-        (format!("field-{index}-{place}"), format!("field.{index}.{name}"), text_of(value));
+        (format!("field-{index}-{place}"), format!("field.{index}.{place}"), text_of(value));
     html! {
         div {
             label for=(id) { (name) }
@@ -255,8 +255,10 @@ fn corrected<'a>(
         let object = serde_json::from_str::<Object<'a>>(text);
         return Ok(Some(object.map_err(|error| format!("it is no JSON object: {error}"))?));
     };
-    for (name, value) in &mut pairs {
-        let Some(sent) = fields.get(&format!("field.{index}.{name}")) else { continue };
+    // By place: browsers change line ends in names.
+    for (place, (name, value)) in pairs.iter_mut().enumerate() {
+        let sent = fields.get(&format!("field.{index}.{place}"));
+        let sent = sent.ok_or_else(|| format!("`{name}` is missing in the form"))?;
         if let Some(new) = retyped(value, sent).map_err(|it| format!("`{name}`: {it}"))? {
             *value = Cow::Owned(new);
         }
@@ -273,6 +275,8 @@ fn retyped(before: &RawValue, sent: &str) -> Result<Option<Box<RawValue>>, Strin
     if lines(&shown) == sent {
         return Ok(None);
     }
+    let has_crlf = shown.contains("\r\n") && !shown.replace("\r\n", "").contains(['\r', '\n']);
+    let sent = if has_crlf { sent.replace('\n', "\r\n") } else { sent };
     let text = |text: &str| to_raw_value(text).map_err(|error| error.to_string());
     let parsed = RawValue::from_string(sent.trim().to_owned());
     let is_kind = |kind: fn(char) -> bool| sent.trim().starts_with(kind);
@@ -309,6 +313,8 @@ mod tests {
             (r#""a\nb""#, "a\r\nb", None),
             (r#""a\rb""#, "a\r\nb", None),
             (r#""\nxy""#, "\r\nxy", None),
+            (r#""a\r\nb""#, "a\r\nc", Some(r#""a\r\nc""#)),
+            (r#""a\nb""#, "a\r\nc", Some(r#""a\nc""#)),
             ("[1, 2]", "[1,3]", Some("[1,3]")),
         ] {
             let before = RawValue::from_string(before.to_owned()).unwrap();
