@@ -340,6 +340,7 @@ include-name = [
     "POST /v1/jobs/{{job}}/executions",
     "POST /v1/jobs/{{job}}/validate",
     "POST /v1/executions/{{id}}/restart",
+    "POST /v1/executions/{{id}}/replay",
 ]
 checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 

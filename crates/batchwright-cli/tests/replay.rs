@@ -118,7 +118,7 @@ fn a_server_replays_corrected_records_once_also_when_the_request_is_repeated() {
         ask(&serving, "POST", "/v1/executions/1/replay", Some(json!({"records": records})))
     };
     let (status, refused) = send(&records);
-    assert_eq!((status, &refused["code"]), (422, &json!("usage")));
+    assert_eq!((status, &refused["code"]), (409, &json!("usage")));
     let detail = refused["detail"].as_str().unwrap();
     assert!(detail.contains("line 1: `record` has no fields"), "{detail}");
     records[0]["record"] = json!({"id": "2", "amount": "20"});
@@ -132,7 +132,7 @@ fn a_server_replays_corrected_records_once_also_when_the_request_is_repeated() {
     assert_eq!(ended["triggered_by"], "api");
     assert_eq!(ended["parameters"]["day"]["value"], "monday");
     let (status, refused) = send(&records[..2]);
-    assert_eq!(status, 422, "{refused}");
+    assert_eq!(status, 409, "{refused}");
     assert!(refused["detail"].as_str().unwrap().contains("all replayed already"), "{refused}");
     assert_eq!(send(&records).0, 202, "the third one is left");
     until("all are written", || orders(&place).len() == 10);
@@ -180,7 +180,7 @@ fn records_that_an_unfinished_replay_does_not_have_are_refused_and_not_dropped()
     let (status, again) = send(&records[..2], "first");
     assert_eq!((status, &again["id"]), (202, &started["id"]), "the same request again");
     let (status, refused) = send(&records[2..], "second");
-    assert_eq!(status, 422, "{refused}");
+    assert_eq!(status, 409, "{refused}");
     assert!(
         refused["detail"].as_str().unwrap().contains("an earlier replay is not complete"),
         "{refused}"

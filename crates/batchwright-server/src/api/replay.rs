@@ -21,7 +21,8 @@ impl From<ReplayRefused> for Problem {
         match refused {
             ReplayRefused::Operator(error) => error.into(),
             ReplayRefused::Records(message) => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "usage", message)
+                // What may be replayed depends on what the execution skipped, and on earlier replays.
+                Self::new(StatusCode::CONFLICT, "usage", message)
             }
         }
     }
@@ -116,12 +117,27 @@ pub(super) async fn open(
     .await
 }
 
+/// A record of the list, with corrected fields. Further fields, such as those of the list, change nothing.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "for the OpenAPI document")]
+struct CorrectedRecord {
+    /// The execution that skipped it. Default: any of the instance.
+    execution: Option<i64>,
+    /// The step that skipped it.
+    step: String,
+    /// Its number in reading order.
+    item: u64,
+    /// Its fields.
+    #[schema(value_type = std::collections::HashMap<String, Object>)]
+    record: serde_json::Value,
+}
+
 /// The body of a replay.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReplayBody {
     /// The records as the list has them, with corrected fields in `record`.
-    #[schema(value_type = Vec<std::collections::HashMap<String, serde_json::Value>>)]
+    #[schema(value_type = Vec<CorrectedRecord>)]
     records: Vec<Box<RawValue>>,
 }
 
