@@ -29,8 +29,8 @@ pub struct PreparedReplay {
     pub left_out: usize,
     /// Number of records of the file that a replay which is continued did not begin with; the next replay can take them.
     pub left_to_next: usize,
-    /// Number of records that a replay which is continued has not done yet; `None` when this is a new replay, which must be launched
-    /// with `LaunchOptions::new_only`: another one, prepared at the same time, may have begun.
+    /// Number of records that a replay which is continued has not done yet; `None` when this is a new replay, which must be
+    /// launched with `LaunchOptions::new_only`: another one, prepared at the same time, may have begun.
     pub unfinished: Option<usize>,
 }
 
