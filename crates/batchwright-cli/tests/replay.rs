@@ -41,6 +41,12 @@ fn skipped() -> Place {
     place
 }
 
+/// Changes the job so that each record is a chunk of its own, and a bad one fails the execution.
+fn refuse_bad_records(place: &Place) {
+    let job = JOB.replace("chunk = 2", "chunk = 1").replace("limit = 100", "limit = 0");
+    place.write("load.toml", job);
+}
+
 fn orders(place: &Place) -> Vec<(i64, i64)> {
     let store = rusqlite::Connection::open(place.path("batchwright.db")).unwrap();
     let mut rows = store.prepare("SELECT id, cents FROM orders ORDER BY id").unwrap();
@@ -150,10 +156,7 @@ fn a_server_replays_corrected_records_once_also_when_the_request_is_repeated() {
 #[test]
 fn records_that_an_unfinished_replay_does_not_have_are_refused_and_not_dropped() {
     let place = skipped();
-    place.write(
-        "load.toml",
-        JOB.replace("chunk = 2", "chunk = 1").replace("limit = 100", "limit = 0"),
-    );
+    refuse_bad_records(&place);
     let serving = Serving::start_with(&place, &["--jobs", ".", "--http", "127.0.0.1:0"]);
     let open = || {
         ask(&serving, "GET", "/v1/executions/1/replay", None).1["items"].as_array().unwrap().clone()
@@ -223,10 +226,7 @@ fn pages_of_open_records_pass_over_none_when_some_are_replayed_meanwhile() {
 #[test]
 fn of_two_replays_that_are_prepared_at_once_one_begins_and_none_is_locked_out() {
     let place = skipped();
-    place.write(
-        "load.toml",
-        JOB.replace("chunk = 2", "chunk = 1").replace("limit = 100", "limit = 0"),
-    );
+    refuse_bad_records(&place);
     place.run(&["skips", "1", "--export", "bad.jsonl"]).expect(0);
     let mut bad = lines(&place, "bad.jsonl");
     bad.retain(|line| line["item"] == 4);
@@ -291,10 +291,7 @@ fn a_replay_that_died_after_its_last_record_blocks_no_other() {
 #[test]
 fn a_replay_that_failed_continues_after_its_last_commit_with_records_corrected_again() {
     let place = skipped();
-    place.write(
-        "load.toml",
-        JOB.replace("chunk = 2", "chunk = 1").replace("limit = 100", "limit = 0"),
-    );
+    refuse_bad_records(&place);
     place.run(&["skips", "1", "--export", "bad.jsonl"]).expect(0);
     let mut bad = lines(&place, "bad.jsonl");
     bad.sort_by_key(|line| line["item"].as_u64());
@@ -326,10 +323,7 @@ fn a_replay_that_failed_continues_after_its_last_commit_with_records_corrected_a
 #[test]
 fn a_record_without_a_line_is_given_up_and_can_be_replayed_later() {
     let place = skipped();
-    place.write(
-        "load.toml",
-        JOB.replace("chunk = 2", "chunk = 1").replace("limit = 100", "limit = 0"),
-    );
+    refuse_bad_records(&place);
     place.run(&["skips", "1", "--export", "bad.jsonl"]).expect(0);
     let mut bad = lines(&place, "bad.jsonl");
     bad.sort_by_key(|line| line["item"].as_u64());

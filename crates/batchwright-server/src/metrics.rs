@@ -19,10 +19,14 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::scheduler::{Answer, Request, Scheduler};
+
 /// Most names of jobs, of steps and of triggers.
 const NAMES_MAX: usize = 1_000;
 /// Most steps and executions whose beginnings are remembered.
 const BEGUN_MAX: usize = 100_000;
+/// Triggers whose next fires are among the metrics.
+const NEXT_FIRES_MAX: usize = 1_000;
 /// Most running executions that a scrape reads.
 const RUNNING_MAX: usize = 10_000;
 /// What starts executions; everything else counts as an application.
@@ -229,6 +233,13 @@ impl Metrics {
         encode(&mut text, &self.inner.registry).map_err(|error| error.to_string())?;
         Ok(text)
     }
+}
+
+/// Returns the triggers that fire next. None when the schedule cannot be read: the metrics of executions are there also then.
+pub(crate) async fn next_fires(scheduler: Option<&Scheduler>) -> Vec<TriggerRow> {
+    let Some(scheduler) = scheduler else { return Vec::new() };
+    let upcoming = scheduler.read(Request::Upcoming { limit: NEXT_FIRES_MAX });
+    upcoming.await.map(Answer::triggers).unwrap_or_default()
 }
 
 impl Inner {

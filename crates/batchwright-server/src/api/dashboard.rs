@@ -31,7 +31,7 @@ use axum::routing::{get, post};
 use super::access::is_page;
 use super::base::Base;
 use super::body::accepts;
-use super::oidc::BACK;
+use super::identity::BACK;
 use super::page::percent;
 use super::{Api, Problem};
 

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use super::body::NoQuery;
 use super::problem::Verbatim;
 use super::{Api, Problem, blocking};
-use crate::scheduler::{Answer, Request};
+use crate::metrics::next_fires;
 
 /// How long the store may take to answer.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -51,21 +51,11 @@ pub(super) async fn ready(State(api): State<Api>) -> Response {
     (code, axum::Extension(Verbatim), Json(Health { status, checks })).into_response()
 }
 
-/// Triggers whose next fires are among the metrics.
-const NEXT_FIRES_MAX: usize = 1_000;
-
 /// Returns the metrics of this server as OpenMetrics text: what it did since its start, and what the store says now.
 #[utoipa::path(get, path = "/metrics", tag = "health", responses(
     (status = 200, content((String = "application/openmetrics-text")))))]
 pub(super) async fn metrics(State(api): State<Api>, _: NoQuery) -> Result<Response, Problem> {
-    let upcoming = match &api.scheduler {
-        Some(scheduler) => {
-            let upcoming = Request::Upcoming { limit: NEXT_FIRES_MAX };
-            // Metrics of executions are there also when the schedule is not.
-            scheduler.read(upcoming).await.map(Answer::triggers).unwrap_or_default()
-        }
-        None => Vec::new(),
-    };
+    let upcoming = next_fires(api.scheduler.as_ref()).await;
     let text = blocking(move || {
         api.metrics.text(&upcoming).map_err(|error| {
             tracing::warn!(error, "the metrics cannot be read");

@@ -5,6 +5,25 @@ use serde_json::Value;
 use super::Role;
 use crate::scheduler::Secret;
 
+/// The path to which the provider sends people back.
+pub(super) const BACK: &str = "/sign-in/oidc/back";
+
+/// A person who signed in.
+#[derive(Debug)]
+pub(super) struct Person {
+    pub(super) name: String,
+    pub(super) role: Role,
+    /// The page to show.
+    pub(super) next: String,
+}
+
+/// The way to the provider.
+pub(super) struct Departure {
+    pub(super) url: String,
+    /// The word that the browser keeps, and brings back.
+    pub(super) word: String,
+}
+
 /// The settings of sign-in by OpenID Connect.
 #[derive(Debug, Clone)]
 pub struct OidcSettings {

@@ -25,11 +25,10 @@ use serde_json::Value;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
+use super::OidcSettings;
+use super::identity::{BACK, Departure, Person};
 use super::session::random_word;
-use super::{OidcSettings, Role};
 
-/// The path to which the provider sends people back.
-pub(super) const BACK: &str = "/sign-in/oidc/back";
 /// How long a sign-in may take.
 const SIGN_IN_TIME: Duration = Duration::from_secs(10 * 60);
 /// How long a provider that did not answer is not asked again: while an older answer is known, and before the first one.
@@ -99,22 +98,6 @@ struct Pending {
     next: String,
     /// By the monotonic clock of this process, in milliseconds.
     ends_at: u128,
-}
-
-/// A person who signed in.
-#[derive(Debug)]
-pub(super) struct Person {
-    pub(super) name: String,
-    pub(super) role: Role,
-    /// The page to show.
-    pub(super) next: String,
-}
-
-/// The way to the provider.
-pub(super) struct Departure {
-    pub(super) url: String,
-    /// The word that the browser keeps, and brings back.
-    pub(super) word: String,
 }
 
 /// Why a sign-in failed.

@@ -5,23 +5,11 @@ use std::sync::Arc;
 
 use batchwright::clock::Clock;
 
-use super::{OidcSettings, Role};
-
-pub(super) const BACK: &str = "/sign-in/oidc/back";
+use super::OidcSettings;
+use super::identity::{Departure, Person};
 
 /// No value exists.
 pub(super) enum Oidc {}
-
-pub(super) struct Person {
-    pub(super) name: String,
-    pub(super) role: Role,
-    pub(super) next: String,
-}
-
-pub(super) struct Departure {
-    pub(super) url: String,
-    pub(super) word: String,
-}
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SignInError {}

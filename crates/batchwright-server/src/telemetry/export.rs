@@ -22,15 +22,13 @@ use reqwest::StatusCode;
 
 use super::settings::{Settings, Target};
 use super::{END_TIMEOUT, LogEvent, WAITING_MAX, metric, nanos, scope, trace, trace_id};
-use crate::metrics::Metrics;
-use crate::scheduler::{Answer, Request, Scheduler};
+use crate::metrics::{Metrics, next_fires};
+use crate::scheduler::Scheduler;
 
 /// How long spans and lines wait for others, with which they are sent together.
 const COLLECT_TIME: Duration = Duration::from_secs(1);
 /// Most spans or lines of a request.
 const BATCH_MAX: usize = 512;
-/// Triggers whose next fires are among the metrics.
-const NEXT_FIRES_MAX: usize = 1_000;
 /// Attempts to send a request, and the first wait between them.
 const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(200);
@@ -297,13 +295,7 @@ impl Worker {
         let (Some(target), Some(source)) = (self.settings.metrics.clone(), &self.source) else {
             return;
         };
-        let upcoming = match &self.scheduler {
-            Some(scheduler) => {
-                let asked = scheduler.read(Request::Upcoming { limit: NEXT_FIRES_MAX });
-                self.runtime.block_on(asked).map(Answer::triggers).unwrap_or_default()
-            }
-            None => Vec::new(),
-        };
+        let upcoming = self.runtime.block_on(next_fires(self.scheduler.as_ref()));
         let text = match source.metrics.text(&upcoming) {
             Ok(text) => text,
             Err(error) => return tracing::debug!(error, "the metrics cannot be read"),

@@ -12,7 +12,8 @@ use serde::Deserialize;
 
 use super::super::access::Gate;
 use super::super::base::Base;
-use super::super::oidc::{Departure, Person, SignInError};
+use super::super::identity::{Departure, Person};
+use super::super::oidc::SignInError;
 use super::super::page::percent;
 use super::super::problem::Verbatim;
 use super::super::session::{cookie_named, set_cookie};
