@@ -29,12 +29,13 @@ use batchwright_store::{Database, SqlReader, SqlRepository, SqlWriter, SqliteDat
 use common::Kind;
 
 /// The fixtures: the version of the schema and the statements.
-const FIXTURES: [(i64, &str); 5] = [
+const FIXTURES: [(i64, &str); 6] = [
     (1, include_str!("fixtures/store-v1.sql")),
     (2, include_str!("fixtures/store-v2.sql")),
     (3, include_str!("fixtures/store-v3.sql")),
     (4, include_str!("fixtures/store-v4.sql")),
     (5, include_str!("fixtures/store-v5.sql")),
+    (6, include_str!("fixtures/store-v6.sql")),
 ];
 
 /// Executions of the fixtures.

@@ -146,6 +146,21 @@ pub enum Change {
         /// When it was, or is, due: its planned time, that of a retry, or that of a firing by hand.
         due: Option<Timestamp>,
     },
+    /// A call of the trigger's runner ended: of a script, a request, a message or a job.
+    RunnerEnded {
+        /// The kind of the runner: `shell`, `http`, `amqp`, `job`.
+        runner: &'static str,
+        /// The name of the call, for people: `sh SCRIPT`, `POST`, `send QUEUE`, `run JOB`.
+        call: Arc<str>,
+        /// Number of the attempt, counted from 1.
+        attempt: u32,
+        /// Duration of the call.
+        took: Duration,
+        /// `executed`, `failed`, or `released` when the server ended or lost the trigger before it knew.
+        outcome: &'static str,
+        /// Why it failed.
+        reason: Option<String>,
+    },
     /// The execution was deleted by a purge, or the trigger by a request.
     Deleted,
 }

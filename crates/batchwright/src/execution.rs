@@ -8,6 +8,7 @@ pub(crate) mod flow_state;
 pub mod owner;
 pub(crate) mod status;
 mod summary;
+mod trace;
 
 use std::fmt;
 use std::ops::{AddAssign, Sub};
@@ -23,6 +24,7 @@ pub use status::BatchStatus;
 pub(crate) use status::StatusEvent;
 pub(crate) use summary::millis;
 pub use summary::{ExecutionSummary, StepSummary};
+pub use trace::{InvalidTraceContext, TraceContext};
 
 use crate::context::ExecutionContext;
 use crate::parameters::JobParameters;
@@ -119,6 +121,8 @@ pub struct JobExecution {
     pub parent: Option<ExecutionId>,
     /// Who or what asked for this execution: `triggered_by` of its launch.
     pub triggered_by: Option<String>,
+    /// The caller's place in its trace: `trace_parent` of the launch.
+    pub trace_parent: Option<TraceContext>,
     /// Incremented by every change; an update with an older version is refused.
     pub version: i64,
 }
@@ -149,6 +153,7 @@ impl JobExecution {
             flow: FlowState::default(),
             parent: None,
             triggered_by: None,
+            trace_parent: None,
             version: 1,
         }
     }

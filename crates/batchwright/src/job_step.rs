@@ -168,6 +168,7 @@ impl JobStep {
             accept_changed_definition,
             keep_complete,
             triggered_by: Some(format!("step:{}", run.scope.step())),
+            trace_parent: Some(run.scope.trace_context()),
             ..LaunchOptions::default()
         };
         let now = run.clock().now();

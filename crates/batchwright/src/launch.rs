@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::execution::owner::{Liveness, ProcessIdentity};
-use crate::execution::{BatchStatus, ExecutionId, JobExecution, StepExecution};
+use crate::execution::{BatchStatus, ExecutionId, JobExecution, StepExecution, TraceContext};
 use crate::parameters::JobParameters;
 use crate::refusal::Refusal;
 
@@ -117,6 +117,9 @@ pub struct LaunchOptions {
     /// Who or what asks for the start, as a kind and a name: `cli:maria@host`, `api:nightly-token`, `schedule:load`. It is
     /// stored with the execution and shown; at most 255 bytes are kept. Default: `None`, an application.
     pub triggered_by: Option<String>,
+    /// The caller's place in its trace, stored with the execution, whose spans are a part of that trace. Default: `None`, a
+    /// trace of its own.
+    pub trace_parent: Option<TraceContext>,
     /// The request that starts the execution, if it may be sent twice: the repeated one is refused.
     pub request: Option<RequestKey>,
 }
@@ -286,6 +289,7 @@ mod tests {
             flow: FlowState::default(),
             parent: None,
             triggered_by: None,
+            trace_parent: None,
             version: 1,
         }
     }

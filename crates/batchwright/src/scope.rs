@@ -8,7 +8,7 @@ use crate::clock::StopToken;
 use crate::context::{ContextError, ContextHandle, ExecutionContext};
 use crate::error::ItemError;
 use crate::execution::{
-    Counters, ExecutionId, InstanceId, JobExecution, StepExecution, StepExecutionId,
+    Counters, ExecutionId, InstanceId, JobExecution, StepExecution, StepExecutionId, TraceContext,
 };
 use crate::parameters::JobParameters;
 use crate::store::{Durability, JobRepository};
@@ -26,6 +26,7 @@ struct JobScopeParts {
     instance_id: InstanceId,
     execution_id: ExecutionId,
     parameters: JobParameters,
+    trace_parent: Option<TraceContext>,
     context: ContextHandle,
     stop: StopToken,
     /// Number of cores for the steps of this scope.
@@ -40,6 +41,7 @@ impl JobScope {
                 instance_id: execution.instance_id,
                 execution_id: execution.id,
                 parameters: execution.parameters.clone(),
+                trace_parent: execution.trace_parent,
                 context: ContextHandle::new(execution.context.clone()),
                 stop,
                 cores: threads::cores(),
@@ -50,14 +52,23 @@ impl JobScope {
     /// Creates the scope of one of `parts` that run concurrently and share the cores: the part's changes to the job's
     /// context are merged when it commits, and `stop` can stop the part alone.
     pub(crate) fn for_concurrent_part(&self, stop: StopToken, parts: usize) -> Self {
-        let JobScopeParts { job, instance_id, execution_id, parameters, context, cores, .. } =
-            &*self.inner;
+        let JobScopeParts {
+            job,
+            instance_id,
+            execution_id,
+            parameters,
+            trace_parent,
+            context,
+            cores,
+            ..
+        } = &*self.inner;
         Self {
             inner: Arc::new(JobScopeParts {
                 job: job.clone(),
                 instance_id: *instance_id,
                 execution_id: *execution_id,
                 parameters: parameters.clone(),
+                trace_parent: *trace_parent,
                 context: context.fork(),
                 stop,
                 cores: (cores / parts.max(1)).max(1),
@@ -209,6 +220,13 @@ impl StepScope {
     /// completed step from the earlier run.
     pub fn round(&self) -> StepExecutionId {
         self.inner.round
+    }
+
+    /// Returns the span of the step execution: the parent of what it calls, in a header or variable `traceparent`.
+    pub fn trace_context(&self) -> TraceContext {
+        let (store, job) = (self.store_id(), &self.job().inner);
+        let execution = TraceContext::of_execution(store, job.execution_id, job.trace_parent);
+        TraceContext::of_step(store, self.id(), execution)
     }
 
     /// Returns the partition, in a partitioned step.

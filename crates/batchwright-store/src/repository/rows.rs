@@ -6,7 +6,7 @@ use batchwright::context::ExecutionContext;
 use batchwright::event::{Event, Subject};
 use batchwright::execution::{
     Counters, ExecutionId, ExitStatus, Failure, InstanceId, JobExecution, JobInstance, Phase,
-    Progress, ProgressUnit, SkipRecord, StepExecution, StepExecutionId,
+    Progress, ProgressUnit, SkipRecord, StepExecution, StepExecutionId, TraceContext,
 };
 use batchwright::query::OutcomeCount;
 use jiff::Timestamp;
@@ -104,8 +104,14 @@ pub(super) fn execution(row: &SqlRow<'_>) -> Read<JobExecution> {
         flow: json(row, "flow")?,
         parent: row.read::<Option<i64>>("parent")?.map(ExecutionId),
         triggered_by: row.read("triggered_by")?,
+        trace_parent: trace_parent(row)?,
         version: row.read("version")?,
     })
+}
+
+fn trace_parent(row: &SqlRow<'_>) -> Read<Option<TraceContext>> {
+    let parsed = row.read::<Option<String>>("trace_parent")?.map(|text| text.parse());
+    parsed.transpose().map_err(|error| SqlError::corrupt("trace_parent", error))
 }
 
 fn progress(row: &SqlRow<'_>) -> Read<Option<Progress>> {

@@ -7,32 +7,35 @@ use crate::database::{Dialect, Session, Sql, SqlError, SqlErrorClass};
 /// A migration: number, name and SQL text. The text is never edited after release.
 type Migration = (i64, &'static str, &'static str);
 
-const SQLITE: [Migration; 6] = [
+const SQLITE: [Migration; 7] = [
     (1, "init", include_str!("../../migrations/sqlite/0001_init.sql")),
     (2, "flows", include_str!("../../migrations/sqlite/0002_flows.sql")),
     (3, "scheduler", include_str!("../../migrations/sqlite/0003_scheduler.sql")),
     (4, "progressive", include_str!("../../migrations/sqlite/0004_progressive.sql")),
     (5, "requests", include_str!("../../migrations/sqlite/0005_requests.sql")),
     (6, "facts", include_str!("../../migrations/sqlite/0006_facts.sql")),
+    (7, "traces", include_str!("../../migrations/sqlite/0007_traces.sql")),
 ];
-const POSTGRES: [Migration; 5] = [
+const POSTGRES: [Migration; 6] = [
     (2, "init", include_str!("../../migrations/postgres/0002_init.sql")),
     (3, "scheduler", include_str!("../../migrations/postgres/0003_scheduler.sql")),
     (4, "progressive", include_str!("../../migrations/postgres/0004_progressive.sql")),
     (5, "requests", include_str!("../../migrations/postgres/0005_requests.sql")),
     (6, "facts", include_str!("../../migrations/postgres/0006_facts.sql")),
+    (7, "traces", include_str!("../../migrations/postgres/0007_traces.sql")),
 ];
-const MYSQL: [Migration; 5] = [
+const MYSQL: [Migration; 6] = [
     (2, "init", include_str!("../../migrations/mysql/0002_init.sql")),
     (3, "scheduler", include_str!("../../migrations/mysql/0003_scheduler.sql")),
     (4, "progressive", include_str!("../../migrations/mysql/0004_progressive.sql")),
     (5, "requests", include_str!("../../migrations/mysql/0005_requests.sql")),
     (6, "facts", include_str!("../../migrations/mysql/0006_facts.sql")),
+    (7, "traces", include_str!("../../migrations/mysql/0007_traces.sql")),
 ];
 
 /// The newest schema version of this program. The number is the same for every database; databases that were
 /// supported later begin with a later version.
-const NEWEST: i64 = 6;
+const NEWEST: i64 = 7;
 
 fn migrations(dialect: Dialect) -> &'static [Migration] {
     match dialect {

@@ -35,9 +35,10 @@ statements! {
     execution: "SELECT * FROM {p}job_execution WHERE id = ?1";
     insert_execution: "INSERT INTO {p}job_execution (instance_id, job, status, exit_code, exit_message, \
         parameters, restart_of, created_at, started_at, ended_at, owner, fence, lease_until, stop_requested, \
-        failure_code, failure, warnings, context, fingerprint, source, flow, parent, triggered_by, version) \
+        failure_code, failure, warnings, context, fingerprint, source, flow, parent, triggered_by, \
+        trace_parent, version) \
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, \
-        ?22, ?23, 1){id}";
+        ?22, ?23, ?24, 1){id}";
     update_execution: "UPDATE {p}job_execution SET status = ?2, exit_code = ?3, exit_message = ?4, \
         started_at = ?5, ended_at = ?6, owner = ?7, fence = ?8, lease_until = ?9, stop_requested = ?10, \
         failure_code = ?11, failure = ?12, warnings = ?13, context = ?14, flow = ?16, version = version + 1 \

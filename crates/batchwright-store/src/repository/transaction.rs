@@ -142,6 +142,7 @@ impl Transaction for SqlTransaction<'_> {
                 json(&one.flow)?,
                 one.parent.map(|id| id.0),
                 one.triggered_by.as_deref(),
+                one.trace_parent.map(|it| it.to_string()),
             ],
         )?;
         Ok(ExecutionId(id))

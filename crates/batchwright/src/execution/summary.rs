@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use super::{
     BatchStatus, Counters, Estimate, ExecutionId, ExitStatus, InstanceId, JobExecution, Progress,
 };
-use super::{StepExecution, StepExecutionId};
+use super::{StepExecution, StepExecutionId, TraceContext};
 use crate::execution::Failure;
 use crate::parameters::Parameter;
 use crate::text::shown;
@@ -39,6 +39,10 @@ pub struct ExecutionSummary {
     /// Who or what asked for the execution, such as `cli:maria@host`, `api:nightly`, `schedule:load`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub triggered_by: Option<String>,
+    /// The caller's place in its trace, as the `traceparent` of its request named it.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_parent: Option<TraceContext>,
     /// Time at which the start was accepted.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     #[serde(serialize_with = "millis")]
@@ -118,6 +122,7 @@ impl ExecutionSummary {
             restart_of: execution.restart_of,
             parent: execution.parent,
             triggered_by: execution.triggered_by.clone(),
+            trace_parent: execution.trace_parent,
             created_at: execution.created_at,
             started_at: execution.started_at,
             ended_at: execution.ended_at,

@@ -87,6 +87,7 @@ fn launch_in(
         flow,
         parent: request.parent,
         triggered_by: triggered_by(request.options),
+        trace_parent: request.options.trace_parent,
         ..JobExecution::new_unsaved(request.job, parameters, request.now)
     };
     execution.id = tx.insert_execution(&execution)?;

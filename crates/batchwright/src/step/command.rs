@@ -145,7 +145,8 @@ impl CommandStep {
             .args(arguments)
             .grace(self.grace)
             .output_max(OUTPUT_BYTES_MAX)
-            .kills_rest(true);
+            .kills_rest(true)
+            .env("TRACEPARENT", scope.trace_context().to_string());
         for (name, value) in &self.env {
             made = made.env(name, value(scope)?);
         }

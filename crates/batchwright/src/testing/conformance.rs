@@ -76,6 +76,7 @@ fn execution_of(instance_id: InstanceId, job: &str) -> JobExecution {
         flow: FlowState::default(),
         parent: None,
         triggered_by: Some("cli:ä".to_owned()),
+        trace_parent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00".parse().ok(),
         version: 1,
     }
 }

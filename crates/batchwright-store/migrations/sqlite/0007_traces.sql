@@ -1,0 +1,4 @@
+-- Never edited after release. `{p}` is the prefix of all tables.
+
+-- The caller's place in its trace: a `traceparent` of W3C Trace Context.
+ALTER TABLE {p}job_execution ADD COLUMN trace_parent TEXT;
