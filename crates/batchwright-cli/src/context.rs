@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use batchwright::clock::StopToken;
 use batchwright::execution::ExecutionId;
+use batchwright::launch::LaunchOptions;
 use batchwright::operator::OperatorError;
 use batchwright::testing::CommitPoint;
 use batchwright::testing::fault::FaultPlan;
@@ -34,6 +35,16 @@ pub(crate) fn who() -> String {
         ["SUDO_USER", "LOGNAME", "USER"].into_iter().find_map(|name| std::env::var(name).ok());
     let user = user.unwrap_or_else(|| rustix::process::getuid().as_raw().to_string());
     format!("cli:{user}@{}", system.nodename().to_string_lossy())
+}
+
+/// Returns the options of a start by this command: who gives it, and its place in a trace, which the variable `TRACEPARENT` names.
+pub(crate) fn options() -> LaunchOptions {
+    let given = std::env::var("TRACEPARENT").ok().filter(|text| !text.is_empty());
+    let trace_parent = given.and_then(|text| {
+        let parsed = text.parse();
+        parsed.inspect_err(|error| tracing::warn!("TRACEPARENT has no effect: {error}")).ok()
+    });
+    LaunchOptions { triggered_by: Some(who()), trace_parent, ..LaunchOptions::default() }
 }
 
 impl App {

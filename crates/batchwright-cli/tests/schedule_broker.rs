@@ -72,6 +72,8 @@ fn consume(queue: &str, count: usize) -> (usize, HashSet<String>) {
             let delivery = consumer.next().await.unwrap().unwrap();
             all += 1;
             assert_eq!(*delivery.properties.delivery_mode(), Some(2), "persistent");
+            let headers = delivery.properties.headers().as_ref().unwrap();
+            assert!(headers.inner().contains_key("traceparent"), "{headers:?}");
             ids.insert(delivery.properties.message_id().as_ref().unwrap().to_string());
             seen.insert(String::from_utf8(delivery.data.clone()).unwrap());
             if all % 500 == 0 || seen.len() == count {

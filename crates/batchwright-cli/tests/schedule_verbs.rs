@@ -296,6 +296,8 @@ fn a_webhook_is_signed_and_tried_again_unless_the_request_itself_is_wrong() {
     assert_eq!(header(&first, "webhook-id"), "again.%C3%A4/2001-01-01T00:00:00Z");
     assert_eq!(header(&first, "webhook-id"), header(&second, "webhook-id"));
     assert!(header(&first, "webhook-signature").starts_with("v1,"));
+    let traces = [&first, &second].map(|one| header(one, "traceparent"));
+    assert!(traces[0].len() == 55 && traces[0] != traces[1], "each call is a span: {traces:?}");
     let body: Value = serde_json::from_str(&second.body).unwrap();
     assert_eq!((&body["trigger"], &body["attempt"]), (&"again.ä".into(), &2.into()));
     let (url, heard) = webhook(&["404 Nothing"]);

@@ -11,7 +11,7 @@ use std::process::{Child, Command};
 use batchwright_testkit::process::free_address;
 use batchwright_testkit::{Service, needs};
 use common::{Place, until};
-use serving::{Serving, ask};
+use serving::{Serving, ask, ask_with, get};
 
 /// A collector that writes what it gets into a file.
 struct Collector {
@@ -241,10 +241,10 @@ fn a_job_within_a_job_is_in_its_trace() {
     let named = |name: &str| -> Vec<&String> {
         spans.iter().filter(|(known, _)| known == name).map(|(_, lines)| lines).collect()
     };
-    let (outer, inner) = (named("run outer"), named("run copy"));
-    for (outer, inner) in outer.iter().zip(&inner) {
-        assert_eq!(value(inner, "Trace ID"), value(outer, "Trace ID"));
-        assert_eq!(value(inner, "Parent ID"), value(outer, "ID"));
+    let (steps, inner) = (named("step inner"), named("run copy"));
+    for (step, inner) in steps.iter().zip(&inner) {
+        assert_eq!(value(inner, "Trace ID"), value(step, "Trace ID"));
+        assert_eq!(value(inner, "Parent ID"), value(step, "ID"));
     }
     assert_eq!(
         value(inner[1], "-> Trace ID"),
@@ -255,6 +255,88 @@ fn a_job_within_a_job_is_in_its_trace() {
     let text = collector.received();
     let (_, line) = text.split_once("Body: Str(wrote ").unwrap();
     assert_eq!(value(line, "Trace ID"), value(inner[1], "Trace ID"));
+}
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const CALLER: &str = "00f067aa0ba902b7";
+
+/// A job whose step writes what it gets as `TRACEPARENT`.
+const CALLS: &str = r#"
+name = "calls"
+[parameters]
+flags = { type = "string", default = "" }
+[[steps]]
+name = "ask"
+type = "command"
+argv = ["sh", "-c", "echo $TRACEPARENT > given"]
+"#;
+
+#[test]
+fn a_trace_goes_from_the_caller_through_the_execution_to_what_its_step_calls() {
+    let Some(collector) = Collector::start() else { return };
+    let place = Place::new();
+    place.write("calls.toml", CALLS);
+    let run = |flags: &str| {
+        let mut command = place.command(&["run", "calls.toml", &format!("flags={flags}")]);
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint());
+        command.env("TRACEPARENT", format!("00-{TRACE}-{CALLER}-{flags}"));
+        assert_eq!(command.output().unwrap().status.code(), Some(0));
+        place.read("given")
+    };
+    assert!(run("00").trim().ends_with("-00"), "not recorded by the caller, nor here");
+    let given = run("01");
+    let spans = collector.spans(2);
+    let [(_, execution), (_, step)] = &spans[..] else { panic!("{spans:?}") };
+    assert_eq!(value(execution, "Trace ID"), TRACE);
+    assert_eq!(value(execution, "Parent ID"), CALLER);
+    assert_eq!(given.trim(), format!("00-{TRACE}-{}-01", value(step, "ID")));
+    let wrong = place
+        .command(&["run", "calls.toml", "flags=none"])
+        .env("TRACEPARENT", "00-nonsense")
+        .output()
+        .unwrap();
+    let logged = String::from_utf8(wrong.stderr).unwrap();
+    assert_eq!(wrong.status.code(), Some(0));
+    assert!(logged.contains("TRACEPARENT has no effect"), "{logged}");
+}
+
+#[test]
+fn a_trace_comes_with_a_request_and_each_call_of_a_runner_has_a_span() {
+    let Some(collector) = Collector::start() else { return };
+    let place = Place::new();
+    place.write("calls.toml", CALLS);
+    place.write("tell.sh", format!("echo $TRACEPARENT > {}/$1", place.root().display()));
+    let serving = Serving::of(
+        place
+            .command(&["serve", "--jobs", ".", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint()),
+    );
+    let parent = format!("00-{TRACE}-{CALLER}-01");
+    let start = |parent: &str| {
+        let body = Some(serde_json::json!({}));
+        let path = "/v1/jobs/calls/executions";
+        ask_with(&serving, "POST", path, &format!("traceparent: {parent}\r\n"), body).1
+    };
+    assert_eq!(start(&parent)["trace_parent"], parent);
+    let spans = collector.spans(2);
+    assert_eq!(value(&spans[0].1, "Parent ID"), CALLER);
+    let script = place.path("tell.sh");
+    let mut client = serving.client();
+    client.done(&format!("1 RULE SET tell tell shell {}", script.display()));
+    client.done("2 SET tell \"2001-01-01 00:00:00\"");
+    serving.until_status("tell", "executed");
+    let spans = collector.spans(3);
+    let (name, call) = &spans[2];
+    assert_eq!(*name, format!("sh {}", script.display()));
+    let names = ["attempt", "name", "outcome", "slot"];
+    assert_eq!(attributes(call).len(), names.len() + 1, "{call}");
+    assert_eq!(value(call, "-> batch.runner.outcome"), "Str(executed)");
+    let given = place.read("tell");
+    assert_eq!(given.trim(), format!("00-{}-{}-01", value(call, "Trace ID"), value(call, "ID")));
+    let metrics = get(&serving.http, "/metrics");
+    let counted = r#"batchwright_runner_invocations_total{runner="shell",outcome="executed"} 1"#;
+    assert!(metrics.contains(counted), "{metrics}");
+    assert_eq!(serving.end(), 0);
 }
 
 #[test]

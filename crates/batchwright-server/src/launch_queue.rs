@@ -274,6 +274,7 @@ impl LaunchQueue {
         let fingerprint = URL_SAFE_NO_PAD.encode(Sha256::digest(&delivery.data));
         let request = RequestKey { key: id.to_owned(), fingerprint };
         let triggered_by = format!("queue:{}", self.queue);
+        let trace_parent = header(delivery, "traceparent").and_then(|text| text.parse().ok());
         let enqueued = jobs.operator.asynchronous().call(move |operator| {
             let job = operator.explorer().job(&message.job)?;
             let parameters = Value::Object(message.parameters).to_string();
@@ -281,6 +282,7 @@ impl LaunchQueue {
             let options = LaunchOptions {
                 request: Some(request),
                 triggered_by: Some(triggered_by),
+                trace_parent,
                 ..LaunchOptions::default()
             };
             operator.enqueue(&Launch::start(message.job, parameters).options(options))

@@ -93,6 +93,12 @@ struct FiredLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RunnerLabels {
+    runner: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BuildLabels {
     version: &'static str,
 }
@@ -145,6 +151,10 @@ metrics! {
         "schedule_misfires", "Slots that did not fire";
     fired: Family<FiredLabels, Counter> = Family::default(),
         "triggers_fired", "Triggers and slots that ended, by result";
+    calls: Family<RunnerLabels, Counter> = Family::default(),
+        "runner_invocations", "Calls of the runners of triggers that ended";
+    call_seconds: Seconds<RunnerLabels> = seconds_of(),
+        "runner_duration_seconds", "Duration of the calls of the runners of triggers";
     running: Family<JobLabel, Gauge> = Family::default(),
         "job_running", "Running executions in the store";
     stale: Family<JobLabel, Gauge> = Family::default(),
@@ -441,6 +451,11 @@ impl Observer for Inner {
             (Subject::Trigger { identifier, .. }, Change::Trigger { status, reason, due }) => {
                 self.trigger_changed(identifier, *due, event.at, status, reason.as_deref());
             }
+            (_, Change::RunnerEnded { runner, outcome, took, .. }) => {
+                let labels = RunnerLabels { runner: *runner, outcome: *outcome };
+                self.of.calls.get_or_create(&labels).inc();
+                self.of.call_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+            }
             _ => {}
         }
     }
@@ -465,7 +480,7 @@ mod tests {
     use std::sync::mpsc;
 
     /// The names are a contract: dashboards and alerts of others depend on them.
-    const NAMES: [&str; 16] = [
+    const NAMES: [&str; 18] = [
         "batchwright_build_info",
         "batchwright_chunk_commits",
         "batchwright_chunk_rollbacks",
@@ -475,6 +490,8 @@ mod tests {
         "batchwright_job_last_success_timestamp_seconds",
         "batchwright_job_running",
         "batchwright_queued_executions",
+        "batchwright_runner_duration_seconds",
+        "batchwright_runner_invocations",
         "batchwright_schedule_lag_seconds",
         "batchwright_schedule_misfires",
         "batchwright_schedule_next_fire_timestamp_seconds",
@@ -516,6 +533,16 @@ mod tests {
         trigger(TriggerStatus::Triggered, None);
         trigger(TriggerStatus::Executed, None);
         trigger(TriggerStatus::Skipped, Some("overlap skip: the slot of 1 has not ended"));
+        let call = Change::RunnerEnded {
+            runner: "shell",
+            call: "sh nightly.sh".into(),
+            attempt: 1,
+            took: std::time::Duration::from_secs(2),
+            outcome: "executed",
+            reason: None,
+        };
+        let subject = Subject::Trigger { identifier: "nightly".into(), slot: now };
+        metrics.inner.observe(&Event { at: now, subject, change: call });
         let subject = Subject::Step {
             execution: ExecutionId(1),
             job: "import".into(),
@@ -544,6 +571,8 @@ mod tests {
             "batchwright_schedule_misfires_total{schedule=\"nightly\",reason=\"overlap\"} 1",
             "batchwright_triggers_fired_total{schedule=\"nightly\",result=\"executed\"} 1",
             "batchwright_schedule_next_fire_timestamp_seconds{schedule=\"nightly\"} 1795305600",
+            "batchwright_runner_invocations_total{runner=\"shell\",outcome=\"executed\"} 1",
+            "batchwright_runner_duration_seconds_sum{runner=\"shell\",outcome=\"executed\"} 2.0",
             "batchwright_items_total{job=\"import\",step=\"load\",op=\"read\"} 10",
             "batchwright_items_total{job=\"import\",step=\"load\",op=\"write\"} 5",
             "batchwright_items_total{job=\"import\",step=\"load\",op=\"filter\"} 5",

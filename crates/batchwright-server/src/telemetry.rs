@@ -16,13 +16,12 @@ use std::time::Duration;
 
 use batchwright::clock::SystemClock;
 use batchwright::event::{Change, Event, Subject};
-use batchwright::execution::ExecutionId;
 use batchwright::{BatchStatus, JobOperator};
 use jiff::Timestamp;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
 
-use self::export::{Line, Message, Source, Worker};
+use self::export::{Inputs, Line, Message, Source, Worker};
 use self::settings::Settings;
 use crate::metrics::Metrics;
 use crate::scheduler::Scheduler;
@@ -42,11 +41,13 @@ pub struct Telemetry {
 }
 
 struct Inner {
-    /// What the exporter must know: never displaced by lines of the log.
+    /// What the exporter must know: never displaced by lines of the log or calls of runners.
     messages: SyncSender<Message>,
     lines: SyncSender<Line>,
+    calls: SyncSender<Event>,
     dropped: export::Dropped,
     exports_logs: bool,
+    exports_traces: bool,
 }
 
 impl Telemetry {
@@ -68,15 +69,19 @@ impl Telemetry {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (messages, waiting) = sync_channel(WAITING_MAX);
         let (lines, lines_waiting) = sync_channel(WAITING_MAX);
+        let (calls, calls_waiting) = sync_channel(WAITING_MAX);
         let dropped = export::Dropped::default();
         let exports_logs = settings.logs.is_some();
+        let exports_traces = settings.traces.is_some();
         let clock = Arc::new(SystemClock::default());
-        let worker = Worker::new(settings, clock, waiting, lines_waiting, dropped.clone())?;
+        let inputs = Inputs { messages: waiting, lines: lines_waiting, calls: calls_waiting };
+        let worker = Worker::new(settings, clock, inputs, dropped.clone())?;
         thread::Builder::new()
             .name("telemetry".to_owned())
             .spawn(move || worker.run())
             .map_err(|error| format!("cannot start the thread of the telemetry: {error}"))?;
-        Ok(Self { inner: Arc::new(Inner { messages, lines, dropped, exports_logs }) })
+        let inner = Inner { messages, lines, calls, dropped, exports_logs, exports_traces };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Observes the executions of `operator` from now on.
@@ -84,20 +89,30 @@ impl Telemetry {
         let metrics = Metrics::new(operator);
         self.send(Message::Observe(Box::new(Source { operator: operator.clone(), metrics })));
         let telemetry = self.clone();
-        operator.events().observe(move |event: &Event| {
-            if let (Subject::Execution { id, .. }, Change::Status { status, .. }) =
-                (&event.subject, &event.change)
-                // An execution that is abandoned ended before.
-                && !status.is_running() && *status != BatchStatus::Abandoned
+        operator.events().observe(move |event: &Event| match (&event.subject, &event.change) {
+            // An execution that is abandoned ended before.
+            (Subject::Execution { id, .. }, Change::Status { status, .. })
+                if !status.is_running() && *status != BatchStatus::Abandoned =>
             {
                 telemetry.send(Message::Ended(*id));
             }
+            (Subject::Trigger { .. }, Change::RunnerEnded { .. }) => telemetry.called(event),
+            _ => {}
         });
     }
 
     /// Adds the next fires of the triggers of `scheduler` to the metrics.
     pub fn observe_schedule(&self, scheduler: &Scheduler) {
         self.send(Message::ObserveSchedule(scheduler.clone()));
+    }
+
+    fn called(&self, event: &Event) {
+        if !self.inner.exports_traces {
+            return;
+        }
+        if let Err(TrySendError::Full(_)) = self.inner.calls.try_send(event.clone()) {
+            self.inner.dropped.add(1);
+        }
     }
 
     /// Sends a line of the log. Those of the exporter itself are not sent.
@@ -132,22 +147,6 @@ impl std::fmt::Debug for Telemetry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Telemetry").finish_non_exhaustive()
     }
-}
-
-/// The numbers of a trace: 16 bytes.
-fn trace_id(store: &str, execution: ExecutionId) -> Vec<u8> {
-    hashed(&["trace", store], execution.0)[..16].to_vec()
-}
-
-/// The number of the span of an execution: 8 bytes.
-fn run_id(store: &str, execution: ExecutionId) -> Vec<u8> {
-    hashed(&["run", store], execution.0)[..8].to_vec()
-}
-
-/// Returns a hash of `words`, of which none contains another one's separator, and `number`.
-fn hashed(words: &[&str], number: i64) -> [u8; 32] {
-    use sha2::Digest;
-    sha2::Sha256::digest(format!("{}\n{number}", words.join("\n"))).into()
 }
 
 fn attribute(key: &str, value: Value) -> KeyValue {

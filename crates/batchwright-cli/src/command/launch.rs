@@ -15,7 +15,7 @@ use crate::Program;
 use crate::args::{
     Format, Global, LaunchArgs, ReplayArgs, RestartArgs, RunArgs, StartArgs, ValidateArgs,
 };
-use crate::context::{App, who};
+use crate::context::{self, App};
 use crate::error::{self, CliError};
 use crate::progress::{Bar, showing_units};
 use crate::{output, parameters, telemetry};
@@ -101,11 +101,7 @@ pub(super) fn replay(
 pub(super) fn start(app: &App, global: &Global, args: &StartArgs) -> Result<u8, CliError> {
     let job = app.job(&args.job)?;
     let given = parameters::parse(&args.parameters, args.params_json.as_deref(), job.parameters())?;
-    let options = LaunchOptions {
-        new_only: args.new_only,
-        triggered_by: Some(who()),
-        ..LaunchOptions::default()
-    };
+    let options = LaunchOptions { new_only: args.new_only, ..context::options() };
     let launch = Launch::start(job.name(), given).options(options);
     let execution = app.operator.enqueue(&launch)?;
     accepted(global, &execution)
@@ -147,8 +143,7 @@ fn options(args: &LaunchArgs) -> LaunchOptions {
         new_only: args.new_only,
         recover: args.recover.into(),
         accept_changed_definition: args.accept_changed_definition,
-        triggered_by: Some(who()),
-        ..LaunchOptions::default()
+        ..context::options()
     }
 }
 

@@ -125,6 +125,10 @@ impl Requests {
             value.set_sensitive(true);
             headers.insert(name.clone(), value);
         }
+        let trace = scope.trace_context().to_string();
+        if let Ok(trace) = HeaderValue::from_str(&trace) {
+            headers.entry("traceparent").or_insert(trace);
+        }
         Ok(Exchange {
             shows: if self.url.shows_secret(scope) {
                 self.shows.without_values()

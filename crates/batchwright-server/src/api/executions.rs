@@ -193,7 +193,7 @@ pub(super) async fn restart(
     _: NoQuery,
     Id(id): Id,
     headers: HeaderMap,
-    Keyed { body, key, by }: Keyed<RestartBody>,
+    Keyed { body, key, origin }: Keyed<RestartBody>,
 ) -> Result<Response, Problem> {
     let restart = move |api: &Api, request| {
         api.check_worker()?;
@@ -205,8 +205,7 @@ pub(super) async fn restart(
         let options = LaunchOptions {
             accept_changed_definition: body.accept_changed_definition,
             request,
-            triggered_by: Some(by),
-            ..LaunchOptions::default()
+            ..origin.options()
         };
         let launch = Launch::restart(id).parameters(overrides).options(options);
         Ok(api.operator().enqueue(&launch)?.id)

@@ -7,8 +7,8 @@ use axum::http::HeaderValue;
 use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use batchwright::execution::ExecutionId;
-use batchwright::launch::RequestKey;
+use batchwright::execution::{ExecutionId, TraceContext};
+use batchwright::launch::{LaunchOptions, RequestKey};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -32,8 +32,26 @@ pub(super) struct KeyHeader {
 pub(super) struct Keyed<T> {
     pub(super) body: T,
     pub(super) key: Option<RequestKey>,
+    pub(super) origin: Origin,
+}
+
+/// Where a request comes from.
+pub(super) struct Origin {
     /// Who sends it, for `triggered_by`.
     pub(super) by: String,
+    /// The caller's place in its trace, if the request names it. As W3C Trace Context asks, a malformed one is ignored.
+    trace: Option<TraceContext>,
+}
+
+impl Origin {
+    /// Returns the options of a launch that the request asks for.
+    pub(super) fn options(self) -> LaunchOptions {
+        LaunchOptions {
+            triggered_by: Some(self.by),
+            trace_parent: self.trace,
+            ..LaunchOptions::default()
+        }
+    }
 }
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Keyed<T> {
@@ -42,10 +60,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Keyed<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let headers = request.headers();
         let caller = Caller::of(request.extensions());
-        let by = caller.named();
+        let trace = headers.get("traceparent").and_then(|value| value.to_str().ok()?.parse().ok());
+        let origin = Origin { by: caller.named(), trace };
         let Some(key) = body::header_word(headers, "idempotency-key")? else {
             let Body(body) = Body::from_request(request, state).await?;
-            return Ok(Self { body, key: None, by });
+            return Ok(Self { body, key: None, origin });
         };
         let owner = body::owner_token(headers)?.unwrap_or_default();
         let call = format!("{} {}", request.method(), request.uri().path());
@@ -57,7 +76,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Keyed<T> {
             key: digest(&[caller.name.as_bytes(), key.as_bytes()]),
             fingerprint: digest(&[call.as_bytes(), owner.as_bytes(), normalized.as_bytes()]),
         };
-        Ok(Self { body: body::parse(&raw.bytes)?, key: Some(key), by })
+        Ok(Self { body: body::parse(&raw.bytes)?, key: Some(key), origin })
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 
 use super::body::{Asked, Body, NoQuery};
-use super::idempotency::{KeyHeader, Keyed, once};
+use super::idempotency::{KeyHeader, Keyed, Origin, once};
 use super::page::{PageQuery, cursor, cut, limit, page, percent};
 use super::wait::{PreferHeader, wait};
 use super::{Api, Problem, blocking};
@@ -231,11 +231,11 @@ pub(super) async fn start(
     _: NoQuery,
     Path(name): Path<String>,
     headers: HeaderMap,
-    Keyed { body, key, by }: Keyed<StartBody>,
+    Keyed { body, key, origin }: Keyed<StartBody>,
 ) -> Result<Response, Problem> {
     let start = move |api: &Api, request| {
         api.check_worker()?;
-        let (given, options) = api.launch(&name, body, request, by)?;
+        let (given, options) = api.launch(&name, body, request, origin)?;
         Ok(api.operator().enqueue(&Launch::start(name, given).options(options))?.id)
     };
     let started = once(api.clone(), key, start, Api::accepted).await?;
@@ -252,11 +252,11 @@ pub(super) async fn next(
     _: NoQuery,
     Path(name): Path<String>,
     headers: HeaderMap,
-    Keyed { body, key, by }: Keyed<StartBody>,
+    Keyed { body, key, origin }: Keyed<StartBody>,
 ) -> Result<Response, Problem> {
     let next = move |api: &Api, request| {
         api.check_worker()?;
-        let (given, options) = api.launch(&name, body, request, by)?;
+        let (given, options) = api.launch(&name, body, request, origin)?;
         let launch = Launch::next(name).parameters(given).options(options);
         Ok(api.operator().enqueue(&launch)?.id)
     };
@@ -337,16 +337,11 @@ impl Api {
         name: &str,
         body: StartBody,
         request: Option<RequestKey>,
-        by: String,
+        origin: Origin,
     ) -> Result<(JobParameters, LaunchOptions), Problem> {
         let StartBody { parameters: given, new_only, accept_changed_definition } = body;
-        let options = LaunchOptions {
-            new_only,
-            accept_changed_definition,
-            request,
-            triggered_by: Some(by),
-            ..LaunchOptions::default()
-        };
+        let options =
+            LaunchOptions { new_only, accept_changed_definition, request, ..origin.options() };
         Ok((parameters(&*self.job(name)?, given)?, options))
     }
 

@@ -171,7 +171,7 @@ pub(super) async fn open(
     _: NoQuery,
     Path(name): Path<String>,
     headers: HeaderMap,
-    Keyed { body, key, by }: Keyed<OpenBody>,
+    Keyed { body, key, origin }: Keyed<OpenBody>,
 ) -> Result<Response, Problem> {
     if body.lanes == Some(0) {
         return Err(Problem::invalid("lanes must be at least 1"));
@@ -187,9 +187,7 @@ pub(super) async fn open(
             repeats: false,
             is_server_driven: body.driver == Driver::Server,
         };
-        let triggered_by = Some(by);
-        let options =
-            LaunchOptions { new_only: body.new_only, request, triggered_by, ..Default::default() };
+        let options = LaunchOptions { new_only: body.new_only, request, ..origin.options() };
         let given = super::jobs::parameters(&*api.job(&name)?, body.parameters)?;
         Ok(api.operator().progressive().open(&name, given, &options, &open)?.id)
     };

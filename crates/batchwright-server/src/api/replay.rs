@@ -153,11 +153,11 @@ pub(super) async fn replay(
     _: NoQuery,
     Id(id): Id,
     headers: HeaderMap,
-    Keyed { body, key, by }: Keyed<ReplayBody>,
+    Keyed { body, key, origin }: Keyed<ReplayBody>,
 ) -> Result<Response, Problem> {
     let start = move |api: &Api, request| {
-        let options =
-            LaunchOptions { request, triggered_by: Some(by.clone()), ..LaunchOptions::default() };
+        let by = origin.by.clone();
+        let options = LaunchOptions { request, ..origin.options() };
         let started = api.start_replay(id, &body.records, options)?;
         let subject = format!("{} records of execution {id}", body.records.len());
         api.audit_as(&by, "replay", &subject, None);

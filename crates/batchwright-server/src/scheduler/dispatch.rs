@@ -4,7 +4,10 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use batchwright::event::{Change, Event, Subject};
+use batchwright::execution::TraceContext;
 use batchwright::store::schedule::TriggerKey;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -13,6 +16,7 @@ use super::group::Firing;
 use super::ledger::{Command, Outcomes, ServerLease};
 use super::rule::{Rule, Runner};
 use super::runner::{self, JobStarter, amqp};
+use super::time::{self, Micros};
 use super::trigger::Outcome;
 
 /// Triggers that wait for one target; further ones stay in the store and are deferred.
@@ -77,6 +81,41 @@ impl Shared {
     /// Returns a receiver of requests to stop all runners.
     pub(crate) fn everybody(&self) -> watch::Receiver<Stop> {
         self.all.subscribe()
+    }
+
+    /// Returns the span of this call, the parent of what the runner calls.
+    pub(crate) fn trace(&self, firing: &Firing) -> TraceContext {
+        let slot = time::timestamp(firing.slot);
+        let store = self.jobs.operator().store_id();
+        runner::trace(store, &firing.key.identifier, slot, firing.attempt)
+    }
+
+    /// Emits that a call which began at `began` has ended.
+    pub(crate) fn ended(&self, firing: &Firing, began: Micros, outcome: &Outcome) {
+        self.jobs.operator().events().emit(|| {
+            let now = self.lease.now();
+            let (outcome, reason) = match outcome {
+                Outcome::Executed(_) => ("executed", None),
+                Outcome::Failed { reason, .. } => ("failed", Some(reason.clone())),
+                Outcome::Released | Outcome::Postponed(_) => ("released", None),
+            };
+            let (runner, call) = firing.rule.settings.runner.call();
+            Event {
+                at: time::timestamp(now),
+                subject: Subject::Trigger {
+                    identifier: firing.key.identifier.as_str().into(),
+                    slot: time::timestamp(firing.slot),
+                },
+                change: Change::RunnerEnded {
+                    runner,
+                    call: call.into(),
+                    attempt: firing.attempt,
+                    took: Duration::from_micros(u64::try_from(now - began).unwrap_or(0)),
+                    outcome,
+                    reason,
+                },
+            }
+        });
     }
 
     /// Sends outcomes to the ledger. When the ledger has ended they are lost, and the triggers fire again.
@@ -231,7 +270,12 @@ async fn pool(
         let (shared, waiting) = (Arc::clone(&shared), Arc::clone(&waiting));
         tokio::spawn(async move {
             let outcome = match (own, permit.is_some()) {
-                (Some(own), true) => call(&shared, &firing, own).await,
+                (Some(own), true) => {
+                    let began = shared.lease.now();
+                    let outcome = call(&shared, &firing, own).await;
+                    shared.ended(&firing, began, &outcome);
+                    outcome
+                }
                 _ => Outcome::Released,
             };
             drop(permit);
@@ -256,7 +300,7 @@ async fn call(shared: &Shared, firing: &Firing, mut own: watch::Receiver<Stop>) 
         return Outcome::Released;
     }
     match &firing.rule.settings.runner {
-        Runner::Shell { command } => runner::shell::run(firing, command, stop).await,
+        Runner::Shell { command } => runner::shell::run(shared, firing, command, stop).await,
         Runner::Http { url, secret } => {
             runner::http::call(shared, firing, url, secret.as_ref(), stop).await
         }

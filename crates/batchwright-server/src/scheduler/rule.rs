@@ -47,6 +47,21 @@ pub enum Runner {
     },
 }
 
+impl Runner {
+    /// Returns the kind of the runner and the name of its call, without what may be secret.
+    pub(crate) fn call(&self) -> (&'static str, String) {
+        match self {
+            Self::Shell { command } => ("shell", format!("sh {command}")),
+            Self::Amqp { exchange, routing_key, .. } => {
+                let to = if exchange.is_empty() { routing_key } else { exchange };
+                ("amqp", format!("send {to}"))
+            }
+            Self::Http { .. } => ("http", "POST".to_owned()),
+            Self::Job { name, .. } => ("job", format!("run {name}")),
+        }
+    }
+}
+
 /// Parameters of a rule for its job. The values may be secret and are never shown.
 #[derive(Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

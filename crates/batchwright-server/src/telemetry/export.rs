@@ -8,7 +8,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use batchwright::clock::Clock;
-use batchwright::execution::ExecutionId;
+use batchwright::event::Event;
+use batchwright::execution::{ExecutionId, ExecutionSummary, TraceContext};
 use batchwright::{JobOperator, report};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
@@ -21,7 +22,7 @@ use prost::Message as _;
 use reqwest::StatusCode;
 
 use super::settings::{Settings, Target};
-use super::{END_TIMEOUT, LogEvent, WAITING_MAX, metric, nanos, scope, trace, trace_id};
+use super::{END_TIMEOUT, LogEvent, WAITING_MAX, metric, nanos, scope, trace};
 use crate::metrics::{Metrics, next_fires};
 use crate::scheduler::Scheduler;
 
@@ -34,8 +35,8 @@ const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(200);
 /// Executions between one and its outermost parent.
 const DEPTH_MAX: usize = 100;
-/// Executions whose outermost ones are remembered.
-const ROOTS_MAX: usize = 10_000;
+/// Executions whose spans are remembered.
+const KNOWN_MAX: usize = 10_000;
 
 thread_local! {
     static IS_EXPORTER: Cell<bool> = const { Cell::new(false) };
@@ -65,6 +66,14 @@ pub(super) struct Source {
 /// A line of the log that waits.
 pub(super) struct Line(pub(super) LogEvent);
 
+/// What reaches the exporter.
+pub(super) struct Inputs {
+    pub(super) messages: Receiver<Message>,
+    pub(super) lines: Receiver<Line>,
+    /// Ended calls of runners.
+    pub(super) calls: Receiver<Event>,
+}
+
 /// What is known of one of the three signals.
 #[derive(Debug, Default)]
 struct Signal {
@@ -91,16 +100,15 @@ impl Dropped {
 pub(super) struct Worker {
     settings: Settings,
     clock: Arc<dyn Clock>,
-    messages: Receiver<Message>,
-    lines: Receiver<Line>,
+    inputs: Inputs,
     dropped: Dropped,
     runtime: tokio::runtime::Runtime,
     client: reqwest::Client,
     source: Option<Box<Source>>,
     scheduler: Option<Scheduler>,
     signals: HashMap<&'static str, Signal>,
-    /// The outermost executions of those that were asked for lately.
-    roots: HashMap<ExecutionId, ExecutionId>,
+    /// The spans of executions that were asked for lately.
+    known: HashMap<ExecutionId, TraceContext>,
     /// When the last export must have ended, once the process ends.
     ends_at: Option<Duration>,
     spans: Vec<Span>,
@@ -111,8 +119,7 @@ impl Worker {
     pub(super) fn new(
         settings: Settings,
         clock: Arc<dyn Clock>,
-        messages: Receiver<Message>,
-        lines: Receiver<Line>,
+        inputs: Inputs,
         dropped: Dropped,
     ) -> Result<Self, String> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -126,15 +133,14 @@ impl Worker {
         Ok(Self {
             settings,
             clock,
-            messages,
-            lines,
+            inputs,
             dropped,
             runtime,
             client,
             source: None,
             scheduler: None,
             signals: HashMap::new(),
-            roots: HashMap::new(),
+            known: HashMap::new(),
             ends_at: None,
             spans: Vec::new(),
             began,
@@ -147,7 +153,7 @@ impl Worker {
         let mut flush_at = self.clock.elapsed() + COLLECT_TIME;
         loop {
             let wait = flush_at.min(metrics_at).saturating_sub(self.clock.elapsed());
-            match self.messages.recv_timeout(wait) {
+            match self.inputs.messages.recv_timeout(wait) {
                 Ok(Message::Observe(source)) => self.source = Some(source),
                 Ok(Message::ObserveSchedule(scheduler)) => self.scheduler = Some(scheduler),
                 Ok(Message::Ended(id)) => self.ended(id),
@@ -184,15 +190,15 @@ impl Worker {
             return;
         }
         let operator = source.operator.clone();
-        let root = self.root_of(&operator, id);
-        if !self.is_sampled(operator.store_id(), root) {
-            return;
-        }
-        match operator.explorer().summary(id) {
-            Ok(one) => {
-                let before = one.restart_of.map(|before| self.root_of(&operator, before));
-                self.spans.extend(trace::spans(operator.store_id(), &one, root, before));
+        let spans = operator.explorer().summary(id).map(|one| {
+            if !self.is_sampled(&operator, &one) {
+                return Vec::new();
             }
+            let before = one.restart_of.and_then(|before| self.span_of(&operator, before));
+            trace::spans(operator.store_id(), &one, before)
+        });
+        match spans {
+            Ok(spans) => self.spans.extend(spans),
             Err(error) => {
                 self.dropped.add(1);
                 tracing::debug!(execution = %id, error = %report(&error), "no trace is made");
@@ -200,37 +206,34 @@ impl Worker {
         }
     }
 
-    /// Returns the outermost execution that `id` is a part of.
-    fn root_of(&mut self, operator: &JobOperator, id: ExecutionId) -> ExecutionId {
-        if let Some(root) = self.roots.get(&id) {
-            return *root;
+    /// Returns the span of execution `id`; `None` when the store cannot be asked or has it no more.
+    fn span_of(&mut self, operator: &JobOperator, id: ExecutionId) -> Option<TraceContext> {
+        if let Some(known) = self.known.get(&id) {
+            return Some(*known);
         }
-        let mut root = id;
-        for _ in 0..DEPTH_MAX {
-            match operator.explorer().execution(root) {
-                Ok(one) => match one.parent {
-                    Some(outer) => root = outer,
-                    None => break,
-                },
-                // Asked again for the next one, which must not get a wrong trace because of this.
-                Err(_) => return root,
-            }
+        let one = operator.explorer().execution(id).ok()?;
+        let span = TraceContext::of_execution(operator.store_id(), id, one.trace_parent);
+        if self.known.len() >= KNOWN_MAX {
+            self.known.clear();
         }
-        if self.roots.len() >= ROOTS_MAX {
-            self.roots.clear();
-        }
-        self.roots.insert(id, root);
-        root
+        self.known.insert(id, span);
+        Some(span)
     }
 
-    /// Whether the trace of `root` is sent: the same for each process. Source: the sampler `traceidratio` of OpenTelemetry compares
-    /// the last bytes of the number of the trace.
-    #[expect(clippy::cast_precision_loss, reason = "a share")]
-    fn is_sampled(&self, store: &str, root: ExecutionId) -> bool {
-        let id = trace_id(store, root);
-        let last: [u8; 8] = id[8..].try_into().unwrap_or_default();
-        let share = (u64::from_be_bytes(last) >> 1) as f64 / (u64::MAX >> 1) as f64;
-        self.settings.sampled >= 1.0 || share < self.settings.sampled
+    /// Whether the trace of `one` is sent: the same for each process, and for the executions that its steps started. The caller of
+    /// the outermost one decides, else the sampler.
+    fn is_sampled(&self, operator: &JobOperator, one: &ExecutionSummary) -> bool {
+        let (mut caller, mut outer) = (one.trace_parent, one.parent);
+        for _ in 0..DEPTH_MAX {
+            let Some(id) = outer else { break };
+            let Ok(next) = operator.explorer().execution(id) else { break };
+            (caller, outer) = (next.trace_parent, next.parent);
+        }
+        let own = || self.settings.sampler.takes(trace::context(operator.store_id(), one));
+        match caller {
+            Some(caller) if self.settings.sampler.is_parent_based => caller.is_sampled(),
+            _ => own(),
+        }
     }
 
     /// Logs how many spans and lines found no room.
@@ -245,6 +248,7 @@ impl Worker {
     }
 
     fn send_spans(&mut self) {
+        self.take_calls();
         let spans = std::mem::take(&mut self.spans);
         let Some(target) = self.settings.traces.clone() else { return };
         for some in spans.chunks(BATCH_MAX) {
@@ -260,16 +264,26 @@ impl Worker {
         }
     }
 
+    /// Makes the spans of the calls of runners that ended: of each look at most as many as can wait.
+    fn take_calls(&mut self) {
+        let Some(source) = &self.source else { return };
+        let store = source.operator.store_id();
+        let calls = self.inputs.calls.try_iter().take(WAITING_MAX);
+        let spans = calls.filter_map(|event| trace::call(store, &event));
+        let sampler = self.settings.sampler;
+        self.spans.extend(spans.filter(|(at, _)| sampler.takes(*at)).map(|(_, span)| span));
+    }
+
     /// Sends the lines that wait: of each look at most as many as can wait, so that other work gets its turn.
     fn send_lines(&mut self) {
         let Some(target) = self.settings.logs.clone() else { return };
-        let waiting: Vec<Line> = self.lines.try_iter().take(WAITING_MAX).collect();
+        let waiting: Vec<Line> = self.inputs.lines.try_iter().take(WAITING_MAX).collect();
         let operator = self.source.as_ref().map(|source| source.operator.clone());
         let mut records: Vec<LogRecord> = Vec::with_capacity(waiting.len());
         for Line(event) in waiting {
-            let root = operator.as_ref().zip(event.execution);
-            let root = root.map(|(operator, id)| (operator.store_id(), self.root_of(operator, id)));
-            records.push(event.record(root));
+            let about = operator.as_ref().zip(event.execution);
+            let span = about.and_then(|(operator, id)| self.span_of(operator, id));
+            records.push(event.record(span));
         }
         for some in records.chunks(BATCH_MAX) {
             let scope_logs = ScopeLogs {

@@ -1,12 +1,12 @@
 //! Lines of the log, with the numbers of the trace that they belong to.
 
-use batchwright::execution::ExecutionId;
+use batchwright::execution::{ExecutionId, TraceContext};
 use jiff::Timestamp;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, SeverityNumber};
 
-use super::{integer, nanos, run_id, text, trace_id};
+use super::{integer, nanos, text};
 
 /// How serious a line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +41,8 @@ pub struct LogEvent {
 }
 
 impl LogEvent {
-    /// Returns the line as it is sent. `root` is the store and the outermost execution that its execution is a part of.
-    pub(super) fn record(self, root: Option<(&str, ExecutionId)>) -> LogRecord {
+    /// Returns the line as it is sent; `span` is that of its execution.
+    pub(super) fn record(self, span: Option<TraceContext>) -> LogRecord {
         let (number, name) = match self.severity {
             Severity::Trace => (SeverityNumber::Trace, "TRACE"),
             Severity::Debug => (SeverityNumber::Debug, "DEBUG"),
@@ -54,7 +54,6 @@ impl LogEvent {
         let mut attributes: Vec<KeyValue> = vec![text("log.logger", self.target)];
         attributes.extend(self.fields.into_iter().map(|(name, value)| text(name, value)));
         attributes.extend(self.execution.map(|it| integer("batch.job.execution.id", it.0)));
-        let known = root.zip(self.execution);
         LogRecord {
             time_unix_nano: at,
             observed_time_unix_nano: at,
@@ -62,8 +61,8 @@ impl LogEvent {
             severity_text: name.to_owned(),
             body: Some(AnyValue { value: Some(Value::StringValue(self.message)) }),
             attributes,
-            trace_id: known.map_or(Vec::new(), |((store, root), _)| trace_id(store, root)),
-            span_id: known.map_or(Vec::new(), |((store, _), id)| run_id(store, id)),
+            trace_id: span.map_or(Vec::new(), |span| span.trace_id().to_vec()),
+            span_id: span.map_or(Vec::new(), |span| span.span_id().to_vec()),
             ..LogRecord::default()
         }
     }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use batchwright::execution::TraceContext;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use percent_encoding::percent_decode_str;
 
@@ -18,8 +19,27 @@ pub(super) struct Settings {
     pub(super) resource: Vec<KeyValue>,
     /// How often the metrics are sent.
     pub(super) interval: Duration,
-    /// The share of traces that are sent, from 0 to 1.
-    pub(super) sampled: f64,
+    pub(super) sampler: Sampler,
+}
+
+/// Which traces are sent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Sampler {
+    /// The share of traces, from 0 to 1.
+    share: f64,
+    /// Whether the caller decides about the executions that it asked for.
+    pub(super) is_parent_based: bool,
+}
+
+impl Sampler {
+    /// Whether the share contains the trace of `span`. Source: the sampler `traceidratio` of OpenTelemetry compares the last
+    /// bytes of the number of the trace.
+    #[expect(clippy::cast_precision_loss, reason = "a share")]
+    pub(super) fn takes(self, span: TraceContext) -> bool {
+        let last = u128::from_be_bytes(span.trace_id()) as u64;
+        let place = (last >> 1) as f64 / (u64::MAX >> 1) as f64;
+        self.share >= 1.0 || place < self.share
+    }
 }
 
 /// Where a signal is sent.
@@ -95,7 +115,7 @@ impl Settings {
             logs,
             resource: resource(&get)?,
             interval: interval.max(Duration::from_millis(10)),
-            sampled: sampled(&get)?,
+            sampler: sampler(&get)?,
         };
         Ok(Some((settings, notes)))
     }
@@ -187,22 +207,25 @@ fn resource(get: &impl Fn(&str) -> Option<String>) -> Result<Vec<KeyValue>, Stri
     Ok(given.into_iter().map(|(name, value)| text(&name, value)).collect())
 }
 
-fn sampled(get: &impl Fn(&str) -> Option<String>) -> Result<f64, String> {
-    let Some(sampler) = get("OTEL_TRACES_SAMPLER") else { return Ok(1.0) };
-    match sampler.trim_start_matches("parentbased_") {
-        "always_on" => Ok(1.0),
-        "always_off" => Ok(0.0),
+fn sampler(get: &impl Fn(&str) -> Option<String>) -> Result<Sampler, String> {
+    let named = get("OTEL_TRACES_SAMPLER").unwrap_or_else(|| "parentbased_always_on".to_owned());
+    let share = match named.trim_start_matches("parentbased_") {
+        "always_on" => 1.0,
+        "always_off" => 0.0,
         "traceidratio" => {
             let share = get("OTEL_TRACES_SAMPLER_ARG").unwrap_or_else(|| "1".to_owned());
             let parsed = share.trim().parse().ok().filter(|share| (0.0..=1.0).contains(share));
             parsed.ok_or_else(|| {
                 format!("OTEL_TRACES_SAMPLER_ARG is `{share}`: expected a number from 0 to 1")
-            })
+            })?
         }
-        _ => Err(format!(
-            "OTEL_TRACES_SAMPLER is `{sampler}`: expected always_on, always_off or traceidratio, also with parentbased_ before it"
-        )),
-    }
+        _ => {
+            return Err(format!(
+                "OTEL_TRACES_SAMPLER is `{named}`: expected always_on, always_off or traceidratio, also with parentbased_ before it"
+            ));
+        }
+    };
+    Ok(Sampler { share, is_parent_based: named.starts_with("parentbased_") })
 }
 
 #[cfg(test)]
@@ -244,7 +267,8 @@ mod tests {
         assert_eq!(metrics.url.as_str(), "http://127.0.0.1:4318/v1/metrics");
         assert_eq!(metrics.headers[0], ("authorization".to_owned(), "Bearer secret".to_owned()));
         assert!(settings.logs.is_none() && !format!("{settings:?}").contains("secret"));
-        assert_eq!((settings.sampled, notes.len()), (0.25, 2));
+        assert_eq!(settings.sampler, Sampler { share: 0.25, is_parent_based: true });
+        assert_eq!(notes.len(), 2);
         let names: Vec<_> = settings.resource.iter().map(|it| it.key.as_str()).collect();
         assert_eq!(names[..2], ["deployment.environment.name", "service.name"]);
     }

@@ -1,28 +1,33 @@
 //! The trace of an execution that has ended: a span of the execution, and one of each step and partition.
 
-use batchwright::execution::{BatchStatus, ExecutionId, ExecutionSummary, StepSummary};
+use batchwright::event::{Change, Event, Subject};
+use batchwright::execution::{BatchStatus, ExecutionSummary, StepSummary, TraceContext};
 use jiff::Timestamp;
 use opentelemetry_proto::tonic::trace::v1::span::{Link, SpanKind};
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{Span, Status};
 
-use super::{hashed, integer, nanos, run_id, text, trace_id};
+use super::{integer, nanos, text};
+use crate::scheduler::runner;
 
 /// Most spans of steps in a trace; the attribute `batch.steps.dropped` has the number of the others.
 const STEPS_MAX: usize = 2_000;
 /// The flag of a trace that is sampled.
 const SAMPLED: u32 = 1;
 
-/// Returns the spans of `one`, an execution of the store `store`. `root` is the outermost execution that it is a part of, and
-/// `root_before` that of the execution which it restarts.
+/// Returns the span of `one`, an execution of the store `store`.
+pub(super) fn context(store: &str, one: &ExecutionSummary) -> TraceContext {
+    TraceContext::of_execution(store, one.id, one.trace_parent)
+}
+
+/// Returns the spans of `one`, an execution of the store `store`; `before` is the span of the execution that it restarts.
 pub(super) fn spans(
     store: &str,
     one: &ExecutionSummary,
-    root: ExecutionId,
-    root_before: Option<ExecutionId>,
+    before: Option<TraceContext>,
 ) -> Vec<Span> {
     let Some(ended) = one.ended_at else { return Vec::new() };
-    let (trace, run) = (trace_id(store, root), run_id(store, one.id));
+    let run = context(store, one);
     let mut attributes = vec![
         text("batch.job.name", &*one.job),
         integer("batch.job.instance.id", one.instance_id.0),
@@ -34,13 +39,13 @@ pub(super) fn spans(
         let kind = by.split(':').next().unwrap_or(by);
         attributes.push(text("batch.job.trigger", kind));
     }
-    let mut links = Vec::new();
-    if let Some(before) = one.restart_of {
-        attributes.push(integer("batch.job.restart_of", before.0));
-        let trace_id = trace_id(store, root_before.unwrap_or(before));
-        let span_id = run_id(store, before);
-        links.push(Link { trace_id, span_id, flags: SAMPLED, ..Link::default() });
-    }
+    attributes.extend(one.restart_of.map(|before| integer("batch.job.restart_of", before.0)));
+    let links = before.map(|before| Link {
+        trace_id: before.trace_id().to_vec(),
+        span_id: before.span_id().to_vec(),
+        flags: SAMPLED,
+        ..Link::default()
+    });
     if one.steps.len() > STEPS_MAX {
         let dropped = i64::try_from(one.steps.len() - STEPS_MAX).unwrap_or(i64::MAX);
         attributes.push(integer("batch.steps.dropped", dropped));
@@ -48,22 +53,60 @@ pub(super) fn spans(
     let failure = one.failure.as_ref().map(|it| (it.code.as_str(), it.message.as_str()));
     attributes.extend(failure.map(|(code, _)| text("error.type", code)));
     let execution = Span {
-        trace_id: trace.clone(),
-        span_id: run.clone(),
-        parent_span_id: one.parent.map_or(Vec::new(), |parent| run_id(store, parent)),
+        trace_id: run.trace_id().to_vec(),
+        span_id: run.span_id().to_vec(),
+        parent_span_id: one.trace_parent.map_or(Vec::new(), |it| it.span_id().to_vec()),
         flags: SAMPLED,
         name: format!("run {}", one.job),
         kind: SpanKind::Internal.into(),
         start_time_unix_nano: nanos(one.started_at.unwrap_or(one.created_at)),
         end_time_unix_nano: nanos(ended),
         attributes,
-        links,
+        links: links.into_iter().collect(),
         status: Some(status(one.status, failure)),
         ..Span::default()
     };
     let steps = one.steps.iter().take(STEPS_MAX);
-    let steps = steps.map(|it| step(store, one, it, ended, (&trace, &run)));
+    let steps = steps.map(|it| step(store, one, it, ended, run));
     std::iter::once(execution).chain(steps).collect()
+}
+
+/// Returns the span of a call of a trigger's runner, and its place; `None` for other events.
+pub(super) fn call(store: &str, event: &Event) -> Option<(TraceContext, Span)> {
+    let Subject::Trigger { identifier, slot } = &event.subject else { return None };
+    let Change::RunnerEnded { runner, call, attempt, took, outcome, reason } = &event.change else {
+        return None;
+    };
+    // The execution of a job is the root of its own trace.
+    if *runner == "job" {
+        return None;
+    }
+    let at = runner::trace(store, identifier, *slot, *attempt);
+    let kind = match *runner {
+        "shell" => SpanKind::Internal,
+        "amqp" => SpanKind::Producer,
+        _ => SpanKind::Client,
+    };
+    let code = if reason.is_some() { StatusCode::Error } else { StatusCode::Unset };
+    let span = Span {
+        trace_id: at.trace_id().to_vec(),
+        span_id: at.span_id().to_vec(),
+        flags: SAMPLED,
+        name: call.to_string(),
+        kind: kind.into(),
+        start_time_unix_nano: nanos(event.at.saturating_sub(*took).unwrap_or(event.at)),
+        end_time_unix_nano: nanos(event.at),
+        attributes: vec![
+            text("batch.trigger.name", &**identifier),
+            text("batch.trigger.slot", slot.to_string()),
+            text("batch.runner", *runner),
+            text("batch.runner.outcome", *outcome),
+            integer("batch.runner.attempt", i64::from(*attempt)),
+        ],
+        status: Some(Status { code: code.into(), message: reason.clone().unwrap_or_default() }),
+        ..Span::default()
+    };
+    Some((at, span))
 }
 
 fn step(
@@ -71,7 +114,7 @@ fn step(
     one: &ExecutionSummary,
     step: &StepSummary,
     ended: Timestamp,
-    (trace, run): (&[u8], &[u8]),
+    run: TraceContext,
 ) -> Span {
     let name = step.name.split(':').next().unwrap_or(&step.name);
     // The span of a partition is within that of its step.
@@ -93,10 +136,12 @@ fn step(
     attributes.extend(step.partition.as_ref().map(|key| text("batch.step.partition", &**key)));
     let failure = step.failure.as_ref().map(|it| (it.code.as_str(), it.message.as_str()));
     attributes.extend(failure.map(|(code, _)| text("error.type", code)));
+    let of_step = |step: &StepSummary| TraceContext::of_step(store, step.id, run);
+    let span = of_step(step);
     Span {
-        trace_id: trace.to_vec(),
-        span_id: step_id(store, step),
-        parent_span_id: whole.map_or_else(|| run.to_vec(), |whole| step_id(store, whole)),
+        trace_id: span.trace_id().to_vec(),
+        span_id: span.span_id().to_vec(),
+        parent_span_id: whole.map_or(run, of_step).span_id().to_vec(),
         flags: SAMPLED,
         name: format!("step {name}"),
         kind: SpanKind::Internal.into(),
@@ -107,10 +152,6 @@ fn step(
         status: Some(status(step.status, failure)),
         ..Span::default()
     }
-}
-
-fn step_id(store: &str, step: &StepSummary) -> Vec<u8> {
-    hashed(&["step", store], step.id.0)[..8].to_vec()
 }
 
 /// Returns the status of a span: a stop is no error.

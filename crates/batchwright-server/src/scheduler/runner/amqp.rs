@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use batchwright::execution::TraceContext;
 use batchwright::parameters::MASK;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
-use lapin::types::{FieldTable, ShortString};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::uri::AMQPUri;
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ErrorKind,
@@ -22,7 +23,7 @@ use tokio::time::Instant;
 use crate::scheduler::dispatch::{Shared, Stop};
 use crate::scheduler::group::Firing;
 use crate::scheduler::rule::Runner;
-use crate::scheduler::time;
+use crate::scheduler::time::{self, Micros};
 use crate::scheduler::trigger::Outcome;
 
 /// Messages whose confirms are awaited together.
@@ -121,13 +122,15 @@ pub(crate) async fn publish_all(
             continue;
         }
         if is_free(under_way, unconfirmed, &backlog) {
-            let mut batch = Batch::default();
+            let mut batch = Batch { began: shared.lease.now(), ..Batch::default() };
             let stopped = stop_all.wait_for(|stop| *stop != Stop::No);
             tokio::select! {
                 () = broker.publish(&shared, &mut backlog, &mut batch) => {}
                 _ = stopped => {}
             }
-            reports.report(std::mem::take(&mut batch.refused));
+            let refused = std::mem::take(&mut batch.refused);
+            reports.ended(batch.began, &refused);
+            reports.report(refused);
             batch.count = batch.sent.len();
             under_way += 1;
             unconfirmed += batch.count;
@@ -144,6 +147,8 @@ pub(crate) async fn publish_all(
 #[derive(Default)]
 struct Batch {
     exchange: String,
+    /// When it was begun.
+    began: Micros,
     channel: Option<Channel>,
     sent: Vec<(Firing, ShortString, PublisherConfirm)>,
     /// Number of messages that were sent.
@@ -166,6 +171,12 @@ impl Reports {
         if !outcomes.is_empty() {
             self.waiting.fetch_sub(outcomes.len(), Ordering::Relaxed);
             self.shared.report(outcomes);
+        }
+    }
+
+    fn ended(&self, began: Micros, outcomes: &[(Firing, Outcome)]) {
+        for (firing, outcome) in outcomes {
+            self.shared.ended(firing, began, outcome);
         }
     }
 
@@ -228,6 +239,7 @@ impl Reports {
         };
         let mut outcomes: Vec<_> = answered.into_iter().map(with_outcome).collect();
         outcomes.append(&mut batch.refused);
+        self.ended(batch.began, &outcomes);
         self.report(outcomes);
         batch
     }
@@ -337,7 +349,9 @@ impl Broker {
                 return;
             }
             let id = message_id(firing);
-            match publish_one(channel, firing, exchange, key, id.clone()).await {
+            match publish_one(channel, firing, (exchange, key), id.clone(), shared.trace(firing))
+                .await
+            {
                 Ok(confirm) => {
                     batch.sent.extend(backlog.pop_front().map(|firing| (firing, id, confirm)));
                 }
@@ -414,15 +428,18 @@ fn address(firing: &Firing) -> (&str, &str) {
 async fn publish_one(
     channel: &Channel,
     firing: &Firing,
-    exchange: &str,
-    routing_key: &str,
+    (exchange, routing_key): (&str, &str),
     id: ShortString,
+    trace: TraceContext,
 ) -> Result<PublisherConfirm, PublishError> {
+    let mut headers = FieldTable::default();
+    headers.insert("traceparent".into(), AMQPValue::LongString(trace.to_string().into()));
     let properties = BasicProperties::default()
         .with_delivery_mode(2)
         .with_app_id("batchwright".into())
         .with_timestamp((firing.slot / 1_000_000).cast_unsigned())
-        .with_message_id(id);
+        .with_message_id(id)
+        .with_headers(headers);
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let payload = firing.key.identifier.as_bytes();
     let sent =

@@ -84,7 +84,8 @@ pub(crate) async fn call(
         .timeout(firing.rule.settings.timeout())
         .header("content-type", "application/json")
         .header("webhook-id", &id)
-        .header("webhook-timestamp", timestamp);
+        .header("webhook-timestamp", timestamp)
+        .header("traceparent", shared.trace(firing).to_string());
     if let Some(secret) = secret {
         let signed = signature(secret.expose(), &id, timestamp, &body);
         request = request.header("webhook-signature", signed);

@@ -9,7 +9,7 @@ use batchwright::program::{Cause, Program};
 use tokio::sync::oneshot;
 
 use super::OUTPUT_MAX;
-use crate::scheduler::dispatch::Stop;
+use crate::scheduler::dispatch::{Shared, Stop};
 use crate::scheduler::group::Firing;
 use crate::scheduler::time;
 use crate::scheduler::trigger::Outcome;
@@ -22,6 +22,7 @@ const LAST_LINE_MAX: usize = 200;
 /// Runs the script. Its exit status decides, except that a timeout always is a failure. A trigger whose
 /// script is ended with this server fires again, unless the script still succeeds.
 pub(crate) async fn run(
+    shared: &Shared,
     firing: &Firing,
     command: &str,
     stop: impl Future<Output = Stop>,
@@ -33,6 +34,7 @@ pub(crate) async fn run(
         .env("BATCHWRIGHT_TRIGGER", &firing.key.identifier)
         .env("BATCHWRIGHT_SLOT", time::show_exact(firing.slot))
         .env("BATCHWRIGHT_ATTEMPT", firing.attempt.to_string())
+        .env("TRACEPARENT", shared.trace(firing).to_string())
         .timeout(Some(timeout))
         .grace(TERM_GRACE)
         .output_max(OUTPUT_MAX);
