@@ -10,7 +10,7 @@ use std::process::Command;
 use batchwright_testkit::{Service, needs};
 use common::{Place, until};
 use serde_json::{Value, json};
-use serving::{Serving, ask, ask_with};
+use serving::{Serving, ask, ask_with, get};
 
 const SUM: &str = r#"
 name = "sum"
@@ -211,6 +211,84 @@ argv = ["true"]
 "#;
 
 #[test]
+fn two_clients_that_edit_the_same_trigger_or_rule_undo_nothing() {
+    let place = place();
+    let serving = Serving::start(&place);
+    let rule = |text: &str| json!({"pattern": "t", "runner": ["shell", text]});
+    let trigger = |text: &str| json!({"plan": ["cron", text]});
+    let plans: [(&str, Value, Value); 2] = [
+        ("/v1/rules/r", rule("a.sh"), rule("b.sh")),
+        ("/v1/triggers/t", trigger("0 0 4 * * *"), trigger("0 0 5 * * *")),
+    ];
+    for (path, first, second) in plans {
+        let put = |body: &Value, lines: &str| {
+            let (status, answer) = ask_with(&serving, "PUT", path, lines, Some(body.clone()));
+            (status, answer["code"].as_str().unwrap_or_default().to_owned())
+        };
+        let tag = || {
+            let head = get(&serving.http, path).to_lowercase();
+            let line = head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap();
+            line.trim().to_owned()
+        };
+        let refused = |status, code: &str| (status, code.to_owned());
+        let done = || (200, String::new());
+        assert_eq!(put(&first, "if-match: *\r\n"), refused(412, "precondition_failed"));
+        assert_eq!(put(&first, "if-none-match: *\r\n"), done(), "{path}");
+        assert_eq!(put(&first, "if-none-match: *\r\n"), refused(412, "precondition_failed"));
+        assert_eq!(put(&first, ""), done(), "the same once more");
+        assert_eq!(put(&second, ""), refused(428, "precondition_required"));
+        let seen = tag();
+        assert_eq!(put(&second, &format!("if-match: \"0\", {seen}\r\n")), done());
+        let lost = put(&first, &format!("if-match: {seen}\r\n"));
+        assert_eq!(lost, refused(412, "precondition_failed"), "the other one came first");
+        assert_eq!(put(&first, &format!("if-match: W/{}\r\n", tag())).0, 412, "a weak tag");
+        assert_eq!(put(&first, "if-match: nonsense\r\n"), refused(400, "usage"));
+        assert_eq!(put(&first, "if-match: *\r\n"), done(), "whatever it is");
+        let delete = |lines: &str| ask_with(&serving, "DELETE", path, lines, None).0;
+        assert_eq!(delete(&format!("if-match: \"{}\"\r\n", "0".repeat(16))), 412);
+        assert_eq!(delete(&format!("if-match: {}\r\n", tag())), 204);
+    }
+    assert_eq!(serving.end(), 0);
+}
+
+#[test]
+fn what_a_client_has_is_not_sent_again_and_lists_have_pages() {
+    let place = place();
+    for name in ["a", "b", "c"] {
+        let text = "\n[[steps]]\nname = \"say\"\ntype = \"command\"\nargv = [\"true\"]\n";
+        place.write(&format!("jobs/{name}.toml"), format!("name = \"{name}\"{text}"));
+    }
+    place.run(&["run", "a"]).expect(0);
+    let serving = Serving::start(&place);
+    for path in ["/v1/executions/1", "/v1/jobs/a"] {
+        let head = get(&serving.http, path);
+        let tag = head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap().to_owned();
+        let known = |tag: &str| {
+            ask_with(&serving, "GET", path, &format!("if-none-match: {tag}\r\n"), None).0
+        };
+        assert_eq!((known(&tag), known("\"other\"")), (304, 200), "{path}");
+    }
+    for name in ["x", "y", "z"] {
+        let rule = json!({"pattern": name, "runner": ["shell", "a.sh"]});
+        assert_eq!(ask(&serving, "PUT", &format!("/v1/rules/{name}"), Some(rule)).0, 200);
+    }
+    for (path, field) in [("/v1/jobs", "name"), ("/v1/rules", "identifier")] {
+        let all = ask(&serving, "GET", path, None).1["items"].clone();
+        let (mut seen, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let (_, page) = ask(&serving, "GET", &format!("{path}?limit=2{cursor}"), None);
+            let items = page["items"].as_array().unwrap();
+            assert!(items.len() <= 2 && items.iter().all(|it| it[field].is_string()));
+            seen.extend(items.iter().cloned());
+            let Some(next) = page["next_cursor"].as_str() else { break };
+            cursor = format!("&cursor={next}");
+        }
+        assert_eq!(Value::Array(seen), all, "{path}");
+    }
+    assert_eq!(serving.end(), 0);
+}
+
+#[test]
 fn the_value_of_a_secret_parameter_is_shown_nowhere() {
     let place = place();
     place.write("jobs/secret.toml", SECRET);
@@ -355,24 +433,24 @@ include-name = "GET /v1/executions/{{id}}/response"
 checks = {{ positive_data_acceptance = {{ expected-statuses = ["2xx", 404, 410] }} }}
 
 [[operations]]
-include-name = "GET /v1/triggers"
+include-name = ["GET /v1/triggers", "GET /v1/jobs", "GET /v1/rules"]
 parameters = {{ "query.cursor" = "ImEi" }}
 
 [[operations]]
-include-name = ["GET /v1/triggers/{{id}}", "DELETE /v1/triggers/{{id}}"]
+include-name = "GET /v1/triggers/{{id}}"
 parameters = {{ "path.id" = "t" }}
 
 [[operations]]
-include-name = "PUT /v1/triggers/{{id}}"
+include-name = ["PUT /v1/triggers/{{id}}", "DELETE /v1/triggers/{{id}}"]
 parameters = {{ "path.id" = "t" }}
 checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 
 [[operations]]
-include-name = ["GET /v1/rules/{{id}}", "DELETE /v1/rules/{{id}}"]
+include-name = "GET /v1/rules/{{id}}"
 parameters = {{ "path.id" = "r" }}
 
 [[operations]]
-include-name = "PUT /v1/rules/{{id}}"
+include-name = ["PUT /v1/rules/{{id}}", "DELETE /v1/rules/{{id}}"]
 parameters = {{ "path.id" = "r" }}
 checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 "#

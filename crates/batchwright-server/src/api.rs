@@ -6,6 +6,7 @@ mod base;
 mod body;
 mod book;
 mod changes;
+mod condition;
 mod dashboard;
 mod errors;
 mod executions;

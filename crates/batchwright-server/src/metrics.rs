@@ -452,7 +452,7 @@ impl Observer for Inner {
                 self.trigger_changed(identifier, *due, event.at, status, reason.as_deref());
             }
             (_, Change::RunnerEnded { runner, outcome, took, .. }) => {
-                let labels = RunnerLabels { runner: *runner, outcome: *outcome };
+                let labels = RunnerLabels { runner, outcome };
                 self.of.calls.get_or_create(&labels).inc();
                 self.of.call_seconds.get_or_create(&labels).observe(took.as_secs_f64());
             }

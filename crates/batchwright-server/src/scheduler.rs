@@ -1,6 +1,7 @@
 //! Fires triggers when they are due: durably, on time, and each slot once over all servers.
 
-pub(crate) mod dispatch;
+pub(crate) mod condition;
+mod dispatch;
 mod explain;
 pub(crate) mod group;
 mod ledger;
@@ -20,6 +21,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
 pub use batchwright::store::schedule::{TriggerRow, TriggerStatus};
+pub(crate) use condition::{Condition, rule_tag, trigger_tag};
 pub use dispatch::RunnerSettings;
 pub use explain::{Explanation, explain};
 pub use group::{Answer, LIST_MAX, Request, ScheduleCommand};

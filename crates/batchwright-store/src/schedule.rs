@@ -287,6 +287,10 @@ impl ScheduleTransaction for SqlScheduleTransaction<'_> {
         Ok(found.into_iter().next().unwrap_or(0))
     }
 
+    fn lock_rules(&mut self) -> StoreResult<()> {
+        self.change(&self.statements.lock_rules, &[]).map(drop)
+    }
+
     fn put_rule(&mut self, identifier: &str, pattern: &str, runner: &str) -> StoreResult<()> {
         let statements = self.statements;
         self.change(&statements.raise_rules_version, &[])?;

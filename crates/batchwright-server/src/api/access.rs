@@ -138,7 +138,7 @@ pub(super) async fn check(
     }
     if let Some(origin) = origin {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        let exposed = "location, link, retry-after, idempotency-replayed, x-needs-batch";
+        let exposed = "etag, location, link, retry-after, idempotency-replayed, x-needs-batch";
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(exposed));
     }
     response
@@ -150,7 +150,7 @@ fn preflight() -> Response {
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, POST, PUT, DELETE"),
         (
             header::ACCESS_CONTROL_ALLOW_HEADERS,
-            "authorization, content-type, idempotency-key, last-event-id, x-batch-owner",
+            "authorization, content-type, idempotency-key, if-match, if-none-match, last-event-id, prefer, traceparent, x-batch-owner",
         ),
         (header::ACCESS_CONTROL_MAX_AGE, "600"),
     ];

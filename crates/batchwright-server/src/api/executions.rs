@@ -16,6 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::access::Caller;
 use super::body::{Asked, Id, NoQuery, accepts};
+use super::condition::unless_known;
 use super::idempotency::{KeyHeader, Keyed, once};
 use super::jobs::ParameterInput;
 use super::page::{PageQuery, cursor, cut, limit, page};
@@ -143,15 +144,16 @@ async fn listed(
     .await
 }
 
-/// Returns an execution with its steps.
+/// Returns an execution with its steps; 304 without a body when `If-None-Match` has its `ETag`.
 #[utoipa::path(get, path = "/v1/executions/{id}", tag = "executions", params(("id" = i64, Path)),
-    responses((status = 200, body = ExecutionSummary)))]
+    responses((status = 200, body = ExecutionSummary, headers(("etag" = String))), (status = 304)))]
 pub(super) async fn show(
     State(api): State<Api>,
     _: NoQuery,
     Id(id): Id,
-) -> Result<Json<ExecutionSummary>, Problem> {
-    blocking(move || Ok(Json(api.operator().explorer().summary(id)?))).await
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    blocking(move || Ok(unless_known(&headers, &api.operator().explorer().summary(id)?))).await
 }
 
 /// Asks the execution to stop at its next chunk boundary.

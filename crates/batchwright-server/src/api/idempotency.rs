@@ -26,6 +26,8 @@ pub(super) struct KeyHeader {
     /// Requests with the same key start one execution.
     #[param(rename = "idempotency-key", min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
     idempotency_key: Option<String>,
+    /// The caller's place in its trace (W3C Trace Context), stored with the execution.
+    traceparent: Option<String>,
 }
 
 /// A body with the key of its request, if the request has one.

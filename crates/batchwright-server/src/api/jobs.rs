@@ -17,6 +17,7 @@ use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 
 use super::body::{Asked, Body, NoQuery};
+use super::condition::unless_known;
 use super::idempotency::{KeyHeader, Keyed, Origin, once};
 use super::page::{PageQuery, cursor, cut, limit, page, percent};
 use super::wait::{PreferHeader, wait};
@@ -38,14 +39,25 @@ pub(super) struct JobEntry {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct JobList {
     items: Vec<JobEntry>,
+    /// Cursor of the next page; `null` on the last page.
+    next_cursor: Option<String>,
 }
 
-/// Lists all jobs: those that can be started here, and those that have only a stored history.
-#[utoipa::path(get, path = "/v1/jobs", tag = "jobs", responses((status = 200, body = JobList)))]
-pub(super) async fn list(State(api): State<Api>, _: NoQuery) -> Result<Json<JobList>, Problem> {
+/// Lists jobs in the order of their names: those that can be started here, and those that have only a stored history.
+#[utoipa::path(get, path = "/v1/jobs", tag = "jobs", params(PageQuery),
+    responses((status = 200, body = JobList)))]
+pub(super) async fn list(
+    State(api): State<Api>,
+    Asked(asked): Asked<PageQuery>,
+) -> Result<Response, Problem> {
+    let limit = limit(asked.limit)?;
+    let after = cursor::<String>(asked.cursor.as_deref())?;
     blocking(move || {
         let named = api.operator().explorer().job_names()?.into_iter();
         let names: BTreeMap<String, bool> = named.map(|one| (one.name, one.registered)).collect();
+        let rest = names.into_iter().filter(|(name, _)| after.as_ref().is_none_or(|it| name > it));
+        let mut names: Vec<_> = rest.take(limit + 1).collect();
+        let next_cursor = cut(&mut names, limit, |(last, _)| last.clone());
         let queries = api.operator().queries();
         let mut items = Vec::with_capacity(names.len());
         for (name, registered) in names {
@@ -53,7 +65,8 @@ pub(super) async fn list(State(api): State<Api>, _: NoQuery) -> Result<Json<JobL
             let executions = queries.execution_count(&ExecutionFilter::of_job(&name))?;
             items.push(JobEntry { name, registered, instances, executions });
         }
-        Ok(Json(JobList { items }))
+        let list = JobList { items, next_cursor };
+        Ok(page(&list, "/v1/jobs", limit, [], list.next_cursor.as_deref()))
     })
     .await
 }
@@ -104,6 +117,7 @@ pub(super) struct FormatQuery {
 pub(super) async fn show(
     State(api): State<Api>,
     Path(name): Path<String>,
+    headers: HeaderMap,
     Asked(asked): Asked<FormatQuery>,
 ) -> Result<Response, Problem> {
     blocking(move || {
@@ -124,11 +138,11 @@ pub(super) async fn show(
                     restartable: false,
                     steps,
                 };
-                return Ok(Json(remembered).into_response());
+                return Ok(unless_known(&headers, &remembered));
             }
         };
         match drawn {
-            None => Ok(Json(view(&job)).into_response()),
+            None => Ok(unless_known(&headers, &view(&job))),
             Some("dot") => {
                 Ok(([(header::CONTENT_TYPE, "text/vnd.graphviz")], job.to_dot()).into_response())
             }

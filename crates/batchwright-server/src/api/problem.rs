@@ -268,6 +268,8 @@ impl From<Refused> for Problem {
         let (status, code) = match refused.code {
             Refused::NOT_FOUND => (StatusCode::NOT_FOUND, "no_such_trigger"),
             Refused::BUSY => (StatusCode::CONFLICT, "trigger_busy"),
+            Refused::CHANGED => (StatusCode::PRECONDITION_FAILED, "precondition_failed"),
+            Refused::UNCONDITIONAL => (StatusCode::PRECONDITION_REQUIRED, "precondition_required"),
             "unavailable" => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
             _ => (StatusCode::BAD_REQUEST, "usage"),
         };

@@ -1,6 +1,5 @@
 //! The requests about triggers and rules.
 
-use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -11,11 +10,13 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::access::Caller;
 use super::body::{Asked, Body, NoQuery};
-use super::page::{cursor, cut, limit, page};
+use super::condition::{ConditionHeaders, Conditions, with_tag};
+use super::page::{PageQuery, cursor, cut, limit, page};
 use super::{Api, Problem};
 use crate::kcp;
 use crate::scheduler::{
-    LIST_MAX, Plan, Request, Rule, RuleSettings, TriggerRow, TriggerStatus, When, show_time,
+    LIST_MAX, Plan, Request, Rule, RuleSettings, TriggerRow, TriggerStatus, When, rule_tag,
+    show_time, trigger_tag,
 };
 
 /// A trigger, or one slot of it.
@@ -127,23 +128,24 @@ pub(super) async fn triggers(
     Ok(page(&list, "/v1/triggers", limit, asked, list.next_cursor.as_deref()))
 }
 
-async fn get(api: &Api, identifier: String) -> Result<Json<TriggerView>, Problem> {
+async fn get(api: &Api, identifier: String) -> Result<Response, Problem> {
     let answer = api.scheduler()?.read(Request::Get { identifier: identifier.clone() }).await?;
     let row = answer.triggers().into_iter().next();
-    row.map(|row| Json(row.into())).ok_or_else(|| {
+    let row = row.map(|row| with_tag(&trigger_tag(&row), &TriggerView::from(row)));
+    row.ok_or_else(|| {
         let detail = format!("there is no trigger `{identifier}`");
         Problem::new(StatusCode::NOT_FOUND, "no_such_trigger", detail)
     })
 }
 
-/// Returns a trigger.
+/// Returns a trigger. Its `ETag` names its plan or time: a firing does not change it.
 #[utoipa::path(get, path = "/v1/triggers/{id}", tag = "schedule", params(("id" = String, Path)),
-    responses((status = 200, body = TriggerView)))]
+    responses((status = 200, body = TriggerView, headers(("etag" = String)))))]
 pub(super) async fn trigger(
     State(api): State<Api>,
     _: NoQuery,
     Path(id): Path<String>,
-) -> Result<Json<TriggerView>, Problem> {
+) -> Result<Response, Problem> {
     get(&api, id).await
 }
 
@@ -157,16 +159,17 @@ pub(super) struct TriggerBody {
     plan: Option<Vec<String>>,
 }
 
-/// Plans a trigger, in place of the one with that name.
-#[utoipa::path(put, path = "/v1/triggers/{id}", tag = "schedule", params(("id" = String, Path)),
-    request_body = TriggerBody, responses((status = 200, body = TriggerView)))]
+/// Plans a trigger. One that exists with another plan is replaced only with its `ETag` as `If-Match`, or with `If-Match: *`.
+#[utoipa::path(put, path = "/v1/triggers/{id}", tag = "schedule", params(("id" = String, Path), ConditionHeaders),
+    request_body = TriggerBody, responses((status = 200, body = TriggerView, headers(("etag" = String)))))]
 pub(super) async fn set_trigger(
     State(api): State<Api>,
     caller: Caller,
     _: NoQuery,
     Path(id): Path<String>,
+    conditions: Conditions,
     Body(body): Body<TriggerBody>,
-) -> Result<Json<TriggerView>, Problem> {
+) -> Result<Response, Problem> {
     let now = SystemClock::default().now().as_microsecond();
     let when = match (&body.at, &body.plan) {
         (Some(at), None) => When::parse(at).map_err(Problem::invalid)?,
@@ -175,20 +178,21 @@ pub(super) async fn set_trigger(
         }
         _ => return Err(Problem::invalid("a trigger needs either `at` or `plan`")),
     };
-    api.command(&caller, Request::Set { identifier: id.clone(), when }).await?;
+    api.command(&caller, conditions.set(Request::Set { identifier: id.clone(), when })).await?;
     get(&api, id).await
 }
 
 /// Removes a trigger.
-#[utoipa::path(delete, path = "/v1/triggers/{id}", tag = "schedule", params(("id" = String, Path)),
+#[utoipa::path(delete, path = "/v1/triggers/{id}", tag = "schedule", params(("id" = String, Path), ConditionHeaders),
     responses((status = 204)))]
 pub(super) async fn unset_trigger(
     State(api): State<Api>,
     caller: Caller,
     _: NoQuery,
     Path(id): Path<String>,
+    conditions: Conditions,
 ) -> Result<StatusCode, Problem> {
-    api.command(&caller, Request::Unset { identifier: id }).await?;
+    api.command(&caller, conditions.unset(Request::Unset { identifier: id })).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -247,7 +251,7 @@ pub(super) async fn pause(
     caller: Caller,
     _: NoQuery,
     Path(id): Path<String>,
-) -> Result<Json<TriggerView>, Problem> {
+) -> Result<Response, Problem> {
     api.command(&caller, Request::Pause { identifier: id.clone() }).await?;
     get(&api, id).await
 }
@@ -260,7 +264,7 @@ pub(super) async fn resume(
     caller: Caller,
     _: NoQuery,
     Path(id): Path<String>,
-) -> Result<Json<TriggerView>, Problem> {
+) -> Result<Response, Problem> {
     api.command(&caller, Request::Resume { identifier: id.clone() }).await?;
     get(&api, id).await
 }
@@ -288,30 +292,44 @@ impl From<&Rule> for RuleView {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct RuleList {
     items: Vec<RuleView>,
+    /// Cursor of the next page; `null` on the last page.
+    next_cursor: Option<String>,
 }
 
 async fn all_rules(api: &Api) -> Result<Vec<Rule>, Problem> {
     Ok(api.scheduler()?.read(Request::Rules).await?.rules())
 }
 
-/// Lists all rules.
-#[utoipa::path(get, path = "/v1/rules", tag = "schedule", responses((status = 200, body = RuleList)))]
-pub(super) async fn rules(State(api): State<Api>, _: NoQuery) -> Result<Json<RuleList>, Problem> {
-    let items = all_rules(&api).await?.iter().map(RuleView::from).collect();
-    Ok(Json(RuleList { items }))
+/// Lists rules in the order of their names.
+#[utoipa::path(get, path = "/v1/rules", tag = "schedule", params(PageQuery),
+    responses((status = 200, body = RuleList)))]
+pub(super) async fn rules(
+    State(api): State<Api>,
+    Asked(asked): Asked<PageQuery>,
+) -> Result<Response, Problem> {
+    let limit = limit(asked.limit)?;
+    let after = cursor::<String>(asked.cursor.as_deref())?;
+    let rules = all_rules(&api).await?;
+    let rest = rules.iter().filter(|rule| after.as_ref().is_none_or(|it| rule.identifier > *it));
+    let mut items: Vec<RuleView> = rest.map(RuleView::from).collect();
+    let next_cursor = cut(&mut items, limit, |last| last.identifier.clone());
+    let list = RuleList { items, next_cursor };
+    Ok(page(&list, "/v1/rules", limit, [], list.next_cursor.as_deref()))
 }
 
 /// Returns a rule.
 #[utoipa::path(get, path = "/v1/rules/{id}", tag = "schedule", params(("id" = String, Path)),
-    responses((status = 200, body = RuleView)))]
+    responses((status = 200, body = RuleView, headers(("etag" = String)))))]
 pub(super) async fn rule(
     State(api): State<Api>,
     _: NoQuery,
     Path(id): Path<String>,
-) -> Result<Json<RuleView>, Problem> {
+) -> Result<Response, Problem> {
     let found = all_rules(&api).await?;
     let found = found.iter().find(|rule| rule.identifier == id);
-    found.map(|rule| Json(RuleView::from(rule))).ok_or_else(|| no_such_rule(&id))
+    found
+        .map(|rule| with_tag(&rule_tag(rule), &RuleView::from(rule)))
+        .ok_or_else(|| no_such_rule(&id))
 }
 
 fn no_such_rule(id: &str) -> Problem {
@@ -329,32 +347,36 @@ pub(super) struct RuleBody {
     runner: Vec<String>,
 }
 
-/// Stores a rule, in place of the one with that name.
-#[utoipa::path(put, path = "/v1/rules/{id}", tag = "schedule", params(("id" = String, Path)),
-    request_body = RuleBody, responses((status = 200, body = RuleView)))]
+/// Stores a rule. One that exists is replaced by a different one only with its `ETag` as `If-Match`, or with `If-Match: *`.
+#[utoipa::path(put, path = "/v1/rules/{id}", tag = "schedule", params(("id" = String, Path), ConditionHeaders),
+    request_body = RuleBody, responses((status = 200, body = RuleView, headers(("etag" = String)))))]
 pub(super) async fn set_rule(
     State(api): State<Api>,
     caller: Caller,
     _: NoQuery,
     Path(id): Path<String>,
+    conditions: Conditions,
     Body(body): Body<RuleBody>,
-) -> Result<Json<RuleView>, Problem> {
+) -> Result<Response, Problem> {
     let settings = RuleSettings::parse(&body.runner).map_err(Problem::invalid)?;
     let (identifier, pattern) = (id.clone(), body.pattern);
-    api.command(&caller, Request::SetRule { identifier, pattern, settings }).await?;
+    let set = conditions.set(Request::SetRule { identifier, pattern, settings });
+    api.command(&caller, set).await?;
     rule(State(api), NoQuery, Path(id)).await
 }
 
 /// Removes a rule.
-#[utoipa::path(delete, path = "/v1/rules/{id}", tag = "schedule", params(("id" = String, Path)),
+#[utoipa::path(delete, path = "/v1/rules/{id}", tag = "schedule", params(("id" = String, Path), ConditionHeaders),
     responses((status = 204)))]
 pub(super) async fn unset_rule(
     State(api): State<Api>,
     caller: Caller,
     _: NoQuery,
     Path(id): Path<String>,
+    conditions: Conditions,
 ) -> Result<StatusCode, Problem> {
-    let unset = api.command(&caller, Request::UnsetRule { identifier: id.clone() }).await;
+    let unset = conditions.unset(Request::UnsetRule { identifier: id.clone() });
+    let unset = api.command(&caller, unset).await;
     unset.map_err(|problem| match problem.code() {
         "no_such_trigger" => no_such_rule(&id),
         _ => problem,

@@ -12,6 +12,7 @@ use batchwright::store::schedule::{
 };
 use jiff::tz::TimeZone;
 
+use super::condition::{Condition, rule_tag, trigger_tag};
 use super::plan::Overlap;
 use super::rule::{Rule, RuleSettings, Rulebook, Runner};
 use super::time::{self, Micros};
@@ -36,6 +37,13 @@ pub enum Request {
     Unset {
         /// Name of the trigger.
         identifier: String,
+    },
+    /// Set or unset a trigger or a rule, if the condition is met.
+    Conditional {
+        /// What must be true.
+        condition: Condition,
+        /// The change.
+        change: Box<Request>,
     },
     /// Pause a trigger: it does not fire.
     Pause {
@@ -126,6 +134,7 @@ impl Request {
     /// Returns verb, subject and details of a request that changes the schedule, as the audit has them; secrets are masked.
     pub fn command(&self) -> Option<ScheduleCommand> {
         let (action, kind, identifier, detail) = match self {
+            Self::Conditional { change, .. } => return change.command(),
             Self::Set { identifier, when } => {
                 ("set", "trigger", identifier, Some(crate::message::line(&when.words())))
             }
@@ -157,7 +166,7 @@ impl Request {
     /// Returns the answer of a store that has no schedule yet; `None` for a request that creates one.
     pub fn answer_without_schedule(&self) -> Option<Result<Answer, Refused>> {
         Some(match self {
-            Self::Set { .. } | Self::SetRule { .. } => return None,
+            Self::Conditional { .. } | Self::Set { .. } | Self::SetRule { .. } => return None,
             Self::Unset { identifier }
             | Self::Pause { identifier }
             | Self::Resume { identifier }
@@ -342,6 +351,7 @@ impl<'u, 's> Group<'u, 's> {
             | Request::Resume { identifier }
             | Request::Get { identifier }
             | Request::Fire { identifier, .. } => Some(TriggerKey::of(identifier)),
+            Request::Conditional { change, .. } => Self::key_of(change),
             _ => None,
         }
     }
@@ -414,6 +424,10 @@ impl<'u, 's> Group<'u, 's> {
     /// Executes `request`. The outer error is the store's: then nothing of the group is stored.
     pub(super) fn request(&mut self, request: &Request) -> StoreResult<Result<Answer, Refused>> {
         Ok(match request {
+            Request::Conditional { condition, change } => match self.check(condition, change)? {
+                Ok(()) => return self.request(change),
+                Err(refused) => Err(refused),
+            },
             Request::Set { identifier, when } => {
                 if let Err(refused) = valid("identifier", identifier) {
                     return Ok(Err(refused));
@@ -501,6 +515,42 @@ impl<'u, 's> Group<'u, 's> {
                 Ok(Answer::Triggers(self.tx.ended(*since, (*limit).min(LIST_MAX))?))
             }
             Request::Servers => Ok(Answer::Servers(self.tx.servers()?)),
+        })
+    }
+
+    /// Checks the condition of a change.
+    fn check(
+        &mut self,
+        condition: &Condition,
+        change: &Request,
+    ) -> StoreResult<Result<(), Refused>> {
+        Ok(match change {
+            Request::Set { identifier, .. } | Request::Unset { identifier } => {
+                let known = self.known(&TriggerKey::of(identifier));
+                let (tag, after) = match change {
+                    Request::Set { when, .. } => {
+                        let set = trigger::set(identifier, None, when, self.now);
+                        (known.as_ref().map(trigger_tag), set.ok().as_ref().map(trigger_tag))
+                    }
+                    _ => (known.as_ref().map(trigger_tag), None),
+                };
+                let name = format!("trigger `{identifier}`");
+                condition.check(&name, tag.as_deref(), tag == after)
+            }
+            Request::SetRule { identifier, .. } | Request::UnsetRule { identifier } => {
+                // Two servers must not both find the rule that each of them replaces.
+                self.tx.lock_rules()?;
+                let known = rules(self.tx)?.into_iter().find(|it| it.identifier == *identifier);
+                let is_same = match (&known, change) {
+                    (Some(known), Request::SetRule { pattern, settings, .. }) => {
+                        known.pattern == *pattern && known.settings == *settings
+                    }
+                    _ => false,
+                };
+                let tag = known.as_ref().map(rule_tag);
+                condition.check(&format!("rule `{identifier}`"), tag.as_deref(), is_same)
+            }
+            _ => Err(Refused::invalid("only a change of a trigger or a rule has a condition")),
         })
     }
 

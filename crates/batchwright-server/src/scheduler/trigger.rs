@@ -75,7 +75,7 @@ impl When {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refused {
-    /// A stable code: `busy`, `not_found`, `invalid`, `limit`, `unauthorized`, `unavailable`.
+    /// A stable code: `busy`, `not_found`, `changed`, `unconditional`, `invalid`, `limit`, `unauthorized`, `unavailable`.
     pub code: &'static str,
     /// The reason, and what to do.
     pub message: String,
@@ -86,6 +86,10 @@ impl Refused {
     pub const NOT_FOUND: &str = "not_found";
     /// The trigger is being fired.
     pub const BUSY: &str = "busy";
+    /// The trigger or rule is not the one that the client has seen.
+    pub const CHANGED: &str = "changed";
+    /// The change would replace a trigger or rule, and the client does not say which one it has seen.
+    pub const UNCONDITIONAL: &str = "unconditional";
 
     pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }

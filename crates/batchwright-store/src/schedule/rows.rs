@@ -58,6 +58,7 @@ pub(super) struct Statements {
     pub(super) rules: Sql,
     pub(super) rules_version: Sql,
     pub(super) raise_rules_version: Sql,
+    pub(super) lock_rules: Sql,
     pub(super) put_rule: Sql,
     pub(super) remove_rule: Sql,
     pub(super) servers: Sql,
@@ -151,6 +152,8 @@ impl Statements {
             raise_rules_version: sql(
                 "UPDATE \"{p}schedule\" SET rules_version = rules_version + 1",
             ),
+            // A write that changes nothing keeps the row locked.
+            lock_rules: sql("UPDATE \"{p}schedule\" SET rules_version = rules_version"),
             put_rule: sql("INSERT INTO \"{p}rule\" (identifier, pattern, runner, sequence) \
                  SELECT ?1, ?2, ?3, rules_version FROM \"{p}schedule\" WHERE true \
                  ON CONFLICT (identifier) DO UPDATE SET pattern = excluded.pattern, \

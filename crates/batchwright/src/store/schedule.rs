@@ -285,6 +285,9 @@ pub trait ScheduleTransaction {
     /// Returns the number that every change of a rule raises.
     fn rules_version(&mut self) -> StoreResult<i64>;
 
+    /// Lets no other transaction change a rule until the end of this one, and this one find the latest rules.
+    fn lock_rules(&mut self) -> StoreResult<()>;
+
     /// Inserts or replaces a rule, which becomes the newest.
     fn put_rule(&mut self, identifier: &str, pattern: &str, runner: &str) -> StoreResult<()>;
 

@@ -156,7 +156,10 @@ fn each_change_of_a_rule_raises_the_version(store: &mut dyn ScheduleStore) {
         tx.commit().unwrap();
     };
     change(store, &|tx| tx.put_rule("first", "a", "{}").unwrap());
-    change(store, &|tx| tx.put_rule("second", "a", "{}").unwrap());
+    change(store, &|tx| {
+        tx.lock_rules().unwrap();
+        tx.put_rule("second", "a", "{}").unwrap();
+    });
     change(store, &|tx| tx.put_rule("first", "b", "[]").unwrap());
     let rules = store.begin().unwrap().rules().unwrap();
     let shown: Vec<_> = rules.iter().map(|rule| (&*rule.identifier, &*rule.pattern)).collect();

@@ -231,6 +231,11 @@ impl ScheduleTransaction for Transaction<'_> {
         Ok(self.state.rules_version)
     }
 
+    fn lock_rules(&mut self) -> StoreResult<()> {
+        // One transaction at a time.
+        Ok(())
+    }
+
     fn put_rule(&mut self, identifier: &str, pattern: &str, runner: &str) -> StoreResult<()> {
         let state = self.state();
         state.rules_version += 1;
