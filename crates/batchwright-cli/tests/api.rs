@@ -252,6 +252,24 @@ fn two_clients_that_edit_the_same_trigger_or_rule_undo_nothing() {
 }
 
 #[test]
+fn a_caller_that_asks_too_often_is_refused_and_health_is_answered() {
+    let place = place();
+    place.write("batchwright.toml", "[http]\nrate = 1\n");
+    let serving = Serving::start(&place);
+    let mut refused = String::new();
+    until("two requests come in one second", || {
+        refused = get(&serving.http, "/v1/jobs").to_lowercase();
+        refused.starts_with("http/1.1 429 ")
+    });
+    for line in ["retry-after: 1\r", "ratelimit-policy: \"caller\";q=1;w=1\r", "too_many_requests"]
+    {
+        assert!(refused.contains(line), "{line}: {refused}");
+    }
+    assert!(get(&serving.http, "/readyz").starts_with("HTTP/1.1 200 "));
+    assert_eq!(serving.end(), 0);
+}
+
+#[test]
 fn what_a_client_has_is_not_sent_again_and_lists_have_pages() {
     let place = place();
     for name in ["a", "b", "c"] {

@@ -23,6 +23,7 @@ mod oidc;
 mod page;
 mod problem;
 mod progressive;
+mod rate;
 mod replay;
 mod schedule;
 mod server;
@@ -60,6 +61,7 @@ pub(crate) use listen::HttpListener;
 pub use listen::HttpSettings;
 use oidc::Oidc;
 pub use problem::Problem;
+use rate::Rate;
 use session::Sessions;
 pub(crate) use session::random_word;
 
@@ -233,7 +235,8 @@ impl Api {
         let oidc = rules.oidc.clone().map(|it| Oidc::new(it, self.operator().clock()));
         // The listener refuses such settings; an application that serves the routes itself still guards them.
         let oidc = oidc.and_then(|it| it.inspect_err(|error| tracing::error!("{error}")).ok());
-        let gate = Arc::new(Gate { rules, sessions, oidc });
+        let rate = rules.rate.map(|rate| Rate::new(rate, self.operator().clock()));
+        let gate = Arc::new(Gate { rules, sessions, rate, oidc });
         let routes = self
             .routes()
             .merge(others)

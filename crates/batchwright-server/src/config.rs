@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -97,6 +98,7 @@ struct HttpKeys {
     #[serde(default)]
     origins: Vec<String>,
     body_max: Option<usize>,
+    rate: Option<NonZeroU32>,
     tls_certificate: Option<PathBuf>,
     tls_key: Option<PathBuf>,
     #[serde(default)]
@@ -337,6 +339,7 @@ impl Config {
             hosts: http.hosts.clone(),
             origins: http.origins.clone(),
             body_max: http.body_max.unwrap_or(default.body_max),
+            rate: http.rate,
             oidc: http.oidc.as_ref().map(|keys| oidc(keys, folder)).transpose()?,
         };
         let mut access = access;

@@ -1,6 +1,7 @@
 //! Access control: tokens and roles, host names, and origins of pages.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, Request, State};
@@ -12,6 +13,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::oidc::Oidc;
+use super::rate::Rate;
 use super::session::Sessions;
 use super::{OidcSettings, Problem};
 
@@ -86,6 +88,8 @@ pub struct AccessRules {
     pub origins: Vec<String>,
     /// Maximum size of a body, in bytes.
     pub body_max: usize,
+    /// Most requests of each caller in a second; further ones are refused (429). Default: no limit.
+    pub rate: Option<NonZeroU32>,
     /// Sign-in of people by OpenID Connect.
     pub oidc: Option<OidcSettings>,
 }
@@ -97,6 +101,7 @@ impl Default for AccessRules {
             hosts: Vec::new(),
             origins: Vec::new(),
             body_max: 1024 * 1024,
+            rate: None,
             oidc: None,
         }
     }
@@ -106,6 +111,7 @@ impl Default for AccessRules {
 pub(super) struct Gate {
     pub(super) rules: AccessRules,
     pub(super) sessions: Sessions,
+    pub(super) rate: Option<Rate>,
     pub(super) oidc: Option<Oidc>,
 }
 
@@ -122,15 +128,24 @@ pub(super) async fn check(
         && origin.is_some()
         && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     let admitted = gate.admit(request.method(), request.uri(), request.headers(), is_preflight);
-    let mut response = match admitted {
+    let path = request.uri().path();
+    let is_free = is_preflight || is_sign_of_life(path) || path.starts_with("/assets/");
+    let limited = gate.rate.as_ref().filter(|_| !is_free).map(|rate| {
+        let name = admitted.as_ref().ok().map(|caller| caller.name.as_str());
+        rate.take(name.filter(|name| !name.is_empty()))
+    });
+    let mut response = match (admitted, limited.transpose()) {
+        (_, Err(problem)) => problem.into_response(),
         // A browser sends the preflight without the page's token.
-        Ok(_) if is_preflight => preflight(),
-        Ok(caller) => {
+        (Ok(_), _) if is_preflight => preflight(),
+        (Ok(caller), Ok(fields)) => {
             request.extensions_mut().insert(caller);
             request.extensions_mut().insert(Arc::clone(&gate));
-            next.run(request).await
+            let mut response = next.run(request).await;
+            response.headers_mut().extend(fields.unwrap_or_default());
+            response
         }
-        Err(problem) => problem.into_response(),
+        (Err(problem), Ok(_)) => problem.into_response(),
     };
     let headers = response.headers_mut();
     if !rules.origins.is_empty() {
@@ -138,7 +153,7 @@ pub(super) async fn check(
     }
     if let Some(origin) = origin {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        let exposed = "etag, location, link, retry-after, idempotency-replayed, x-needs-batch";
+        let exposed = "etag, location, link, ratelimit, ratelimit-policy, retry-after, idempotency-replayed, x-needs-batch";
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(exposed));
     }
     response
@@ -416,7 +431,7 @@ mod tests {
         let hosts = vec!["batch.example".to_owned()];
         let rules = AccessRules { tokens, hosts, ..AccessRules::default() };
         let clock = Arc::new(batchwright::clock::SystemClock::default());
-        Gate { rules, sessions: Sessions::new(clock), oidc: None }
+        Gate { rules, sessions: Sessions::new(clock), rate: None, oidc: None }
     }
 
     fn code(rules: &Gate, method: &str, path: &str, headers: &[(&'static str, &str)]) -> String {
