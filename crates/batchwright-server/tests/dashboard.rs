@@ -7,8 +7,10 @@ use axum::body::Body;
 use axum::http::{Method, Request, StatusCode, header};
 use axum::response::Response;
 use batchwright::clock::StopToken;
+use batchwright::execution::{BatchStatus, Failure};
 use batchwright::launch::{Launch, LaunchOptions};
 use batchwright::operator::Retention;
+use batchwright::store::JobRepository;
 use batchwright::{Job, JobOperator, JobParameters, MemoryRepository, TaskletStep};
 use batchwright_server::api::{AccessRules, Api, Role, Token};
 use batchwright_server::{JobStarter, Worker};
@@ -300,6 +302,50 @@ async fn an_execution_that_was_purged_is_a_page_that_says_so() {
             "{path}: {}",
             page.body
         );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_steps_and_a_hundred_thousand_partitions_are_pages_of_ordinary_size() {
+    let repository = Arc::new(MemoryRepository::new());
+    let operator = JobOperator::new(Arc::clone(&repository) as Arc<dyn JobRepository>);
+    let job = Job::builder("wide").step(TaskletStep::call("load", || ())).build().unwrap();
+    operator.registry().register(job).unwrap();
+    let add = |number: i64, rows: std::ops::Range<u32>, is_partition: bool| {
+        let parameters = JobParameters::new().with("number", number);
+        let id = operator.run("wide", parameters).unwrap().id;
+        let step = operator.queries().steps_page(id, 0, 1).unwrap().remove(0);
+        let mut tx = repository.begin().unwrap();
+        for row in rows.clone() {
+            let key = format!("{row:06}");
+            let mut one = step.clone();
+            (one.name, one.partition) = match is_partition {
+                true => (format!("load:{key}"), Some(key)),
+                false => (format!("step-{key}"), None),
+            };
+            // However many there are, the last one that failed is found.
+            if row + 1 == rows.end {
+                one.status = BatchStatus::Failed;
+                one.failure = Some(Failure::new("read_failed", "the last one is broken"));
+            }
+            tx.insert_step(&one).unwrap();
+        }
+        tx.commit().unwrap();
+    };
+    add(1, 0..10_000, false);
+    add(2, 0..100_000, true);
+    let app = api(&operator).router();
+    for path in
+        ["/executions/1", "/executions/2", "/executions", "/compare?a=1&b=2", "/jobs/wide", "/"]
+    {
+        let page = get(&app, path).await;
+        let size = page.body.len();
+        assert_eq!(page.status, StatusCode::OK, "{path}");
+        assert!(size < 150_000, "{path} has {size} bytes");
+    }
+    for path in ["/executions/1", "/executions/2"] {
+        let page = get(&app, path).await.body;
+        assert!(page.contains("the last one is broken"), "{path}");
     }
 }
 

@@ -84,6 +84,18 @@ pub trait Queries: Send + Sync {
         Ok(self.steps(id)?.into_iter().skip(begin).take(limit).collect())
     }
 
+    /// Returns the first `limit` step executions of an execution that are not `COMPLETED`: what failed, was stopped, or runs.
+    fn steps_not_completed(
+        &self,
+        id: ExecutionId,
+        limit: usize,
+    ) -> Result<Vec<StepExecution>, RepositoryError> {
+        let mut steps = self.steps(id)?;
+        steps.retain(|step| step.status != BatchStatus::Completed);
+        steps.truncate(limit);
+        Ok(steps)
+    }
+
     /// Returns one step execution.
     fn step(&self, id: StepExecutionId) -> Result<Option<StepExecution>, RepositoryError>;
 

@@ -171,6 +171,16 @@ impl Queries for SqlRepository {
         self.ask(&self.statements.steps_page, &page_of(id, begin, limit), rows::step)
     }
 
+    fn steps_not_completed(
+        &self,
+        id: ExecutionId,
+        limit: usize,
+    ) -> Result<Vec<StepExecution>, RepositoryError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let values = [id.0.into(), limit.into()];
+        self.ask(&self.statements.steps_not_completed, &values, rows::step)
+    }
+
     fn events_page(
         &self,
         id: ExecutionId,

@@ -154,6 +154,14 @@ impl Queries for CachedQueries {
         self.queries.steps_page(id, begin, limit)
     }
 
+    fn steps_not_completed(
+        &self,
+        id: ExecutionId,
+        limit: usize,
+    ) -> Result<Vec<StepExecution>, RepositoryError> {
+        self.queries.steps_not_completed(id, limit)
+    }
+
     fn last_event(&self) -> Result<i64, RepositoryError> {
         self.queries.last_event()
     }

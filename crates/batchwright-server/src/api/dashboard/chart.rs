@@ -9,9 +9,6 @@ use maud::{Markup, html};
 use super::parts::{count_of, cut, duration, exact, number, seconds, status_words};
 use super::view::View;
 
-/// Most bars of steps; a picture of more helps as little as a list of them.
-const BARS_MAX: usize = 200;
-
 /// Draws the outcomes of `periods` equal periods that begin with `since`.
 pub(super) fn outcomes(
     counts: &[OutcomeCount],
@@ -131,7 +128,7 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
 /// Draws when each step and partition ran, with the ones that decided how long the execution took.
 pub(super) fn gantt(execution: &ExecutionSummary, now: Timestamp) -> Markup {
     const WIDTH: f64 = 1_000.0;
-    let steps = &execution.steps[..execution.steps.len().min(BARS_MAX)];
+    let steps = &*execution.steps;
     let begin = execution.started_at.unwrap_or(execution.created_at);
     let end = execution.ended_at.unwrap_or(now).max(begin);
     let whole = seconds(begin, end).max(0.001);
@@ -156,9 +153,6 @@ pub(super) fn gantt(execution: &ExecutionSummary, now: Timestamp) -> Markup {
                         td.right { (took) }
                     }
                 } }
-            }
-            @if execution.steps.len() > BARS_MAX {
-                p.hint { "The first " (BARS_MAX) " steps and partitions." }
             }
             @if critical.len() > 1 {
                 p.hint { "Bold: the steps that decided how long the execution took." }

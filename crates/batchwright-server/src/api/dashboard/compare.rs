@@ -1,6 +1,6 @@
 //! Two executions side by side.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use axum::extract::Query;
 use axum::response::Response;
@@ -16,7 +16,7 @@ use super::view::View;
 type Shown<'a> = &'a dyn Fn(&StepSummary) -> String;
 
 /// Most steps that are compared.
-const STEPS_MAX: usize = 500;
+const STEPS_MAX: usize = 80;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Asked {
@@ -75,7 +75,7 @@ fn content(
         section aria-labelledby="steps" { h2 #steps { "Steps" } div.scroll tabindex="0" role="region" aria-label="Counters of both" { table.list.compare {
             thead { tr { th { "Step" } th { "Counter" } th.right { (a.id) } th.right { (b.id) } } }
             tbody { @for (left, right) in pairs(&a.steps, &b.steps) { (step(view, left, right)) } }
-        } } }
+        } } @if a.steps.len().max(b.steps.len()) > STEPS_MAX { p.hint { (STEPS_MAX) " steps and partitions: first those that differ." } } }
     }
 }
 
@@ -83,16 +83,33 @@ fn line(name: &str, left: &str, right: &str) -> Markup {
     html! { tr.differs[left != right] { th scope="row" { (name) } td.value { (left) } td.value { (right) } } }
 }
 
-/// Returns the steps of both executions, those with one name and partition beside each other.
+/// Returns the steps of both executions, those with one name and partition beside each other; of very many, those that differ.
 fn pairs<'a>(
     a: &'a [StepSummary],
     b: &'a [StepSummary],
 ) -> Vec<(Option<&'a StepSummary>, Option<&'a StepSummary>)> {
-    let key = |step: &'a StepSummary| (&*step.name, step.partition.as_deref());
-    let with = |list: &'a [StepSummary], of| list.iter().rfind(|other| key(other) == key(of));
-    let left = a.iter().map(|step| (Some(step), with(b, step)));
-    let right = b.iter().filter(|step| with(a, step).is_none()).map(|step| (None, Some(step)));
-    left.chain(right).take(STEPS_MAX).collect()
+    type Key<'a> = (&'a str, Option<&'a str>);
+    fn key(step: &StepSummary) -> Key<'_> {
+        (&*step.name, step.partition.as_deref())
+    }
+    // A step that ran more than once is its last run.
+    fn by_key(list: &[StepSummary]) -> HashMap<Key<'_>, &StepSummary> {
+        list.iter().map(|step| (key(step), step)).collect()
+    }
+    let (left, right) = (by_key(a), by_key(b));
+    let both = a.iter().map(|step| (Some(step), right.get(&key(step)).copied()));
+    let added = b.iter().filter(|step| !left.contains_key(&key(step)));
+    let mut pairs: Vec<_> = both.chain(added.map(|step| (None, Some(step)))).collect();
+    if pairs.len() > STEPS_MAX {
+        let is_same = |(left, right): &(Option<&StepSummary>, Option<&StepSummary>)| {
+            left.zip(*right).is_some_and(|(left, right)| {
+                left.status == right.status && left.counters == right.counters
+            })
+        };
+        pairs.sort_by_key(is_same);
+        pairs.truncate(STEPS_MAX);
+    }
+    pairs
 }
 
 fn step(view: &View, left: Option<&StepSummary>, right: Option<&StepSummary>) -> Markup {

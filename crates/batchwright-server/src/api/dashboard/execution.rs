@@ -1,5 +1,7 @@
 //! One execution: what happens, why it failed, and what can be done.
 
+use std::collections::HashSet;
+
 use axum::extract::Path;
 use axum::response::Response;
 use batchwright::BatchStatus;
@@ -26,8 +28,9 @@ use super::{chart, parts, skips};
 const SKIPS_SHOWN: usize = 10;
 const EVENTS_SHOWN: usize = 200;
 const ATTEMPTS_SHOWN: usize = 20;
-/// Steps and partitions in the table.
-const STEPS_SHOWN: usize = 500;
+/// Steps and partitions in the chart and in the table, and failures of steps.
+const STEPS_SHOWN: usize = 150;
+const FAILURES_SHOWN: usize = 20;
 /// Steps and partitions of one look, and of all looks of a page.
 const STEPS_AT_ONCE: usize = 1_000;
 const STEPS_READ_MAX: usize = 20_000;
@@ -37,7 +40,10 @@ const VALUE_SHOWN: usize = 2_000;
 /// What the store says for the page.
 struct Facts {
     row: JobExecution,
+    /// Its steps are those that the page shows.
     summary: ExecutionSummary,
+    /// All that were read.
+    all_steps: Vec<StepSummary>,
     attempts: Vec<JobExecution>,
     skips: Vec<SkipRecord>,
     events: Vec<Event>,
@@ -52,7 +58,9 @@ impl Facts {
         let (queries, explorer) = (view.operator().queries(), view.operator().explorer());
         let row = explorer.execution(id)?;
         let steps = all_that_counts(queries, id)?;
-        let summary = ExecutionSummary::new(&row, &steps, view.now);
+        let mut summary = ExecutionSummary::new(&row, &steps, view.now);
+        let all_steps = summary.steps.clone();
+        summary.steps = chosen(std::mem::take(&mut summary.steps));
         let of_instance = ExecutionFilter::of_instance(row.instance_id).limit(ATTEMPTS_SHOWN);
         let attempts = queries.executions(&of_instance)?;
         let skips = queries.skips_page(id, 0, SKIPS_SHOWN)?;
@@ -66,12 +74,12 @@ impl Facts {
             false => None,
         };
         let units = view.operator().progressive().units_progress(id, None).ok();
-        Ok(Self { row, summary, attempts, skips, events, units, usual })
+        Ok(Self { row, summary, all_steps, attempts, skips, events, units, usual })
     }
 }
 
-/// Returns the first steps and partitions of an execution, and of the others those that are no complete partition: totals, failures
-/// and what runs depend on these.
+/// Returns the first steps and partitions of an execution, of further ones the steps, on which the totals depend, and what is not
+/// completed, however late it began.
 fn all_that_counts(
     queries: &dyn Queries,
     id: ExecutionId,
@@ -82,12 +90,23 @@ fn all_that_counts(
     while !is_end && read < STEPS_READ_MAX {
         let further = queries.steps_page(id, read, STEPS_AT_ONCE)?;
         (read, is_end) = (read + further.len(), further.len() < STEPS_AT_ONCE);
-        let counts = |step: &StepExecution| {
-            step.partition.is_none() || step.status != BatchStatus::Completed
-        };
-        kept.extend(further.into_iter().filter(counts).take(STEPS_AT_ONCE));
+        kept.extend(further.into_iter().filter(|step| step.partition.is_none()));
+    }
+    if read >= STEPS_AT_ONCE {
+        let open = queries.steps_not_completed(id, STEPS_AT_ONCE)?;
+        let known: HashSet<_> = kept.iter().map(|step| step.id).collect();
+        kept.extend(open.into_iter().filter(|step| !known.contains(&step.id)));
     }
     Ok(kept)
+}
+
+/// Returns the steps and partitions that the page shows, in the order in which they began: of very many, those that are not
+/// completed before the others.
+fn chosen(mut steps: Vec<StepSummary>) -> Vec<StepSummary> {
+    steps.sort_by_key(|step| (step.status == BatchStatus::Completed, step.id));
+    steps.truncate(STEPS_SHOWN);
+    steps.sort_by_key(|step| step.id);
+    steps
 }
 
 pub(super) async fn page(view: View, Id(id): Id) -> Result<Response, Problem> {
@@ -100,7 +119,7 @@ pub(super) async fn page(view: View, Id(id): Id) -> Result<Response, Problem> {
 
 fn content(view: &View, facts: &Facts) -> Markup {
     let one = &facts.summary;
-    let (written, skipped) = totals(&one.steps);
+    let (written, skipped) = totals(&facts.all_steps);
     html! {
         nav.crumbs aria-label="Path" { a href=(view.url("/executions")) { "Executions" } " / " a href=(view.url(&job_path(&one.job))) { (one.job) } }
         div.title {
@@ -128,6 +147,7 @@ fn content(view: &View, facts: &Facts) -> Markup {
             h2 #times { "Steps" }
             (chart::gantt(one, view.now))
             (steps(one, view))
+            @if facts.all_steps.len() > STEPS_SHOWN { p.hint { (STEPS_SHOWN) " of more than " (number(facts.all_steps.len() as u64 - 1)) " steps and partitions: those that are not completed, and the first ones. " code { "GET /v1/executions/" (one.id) "/steps" } " has all." } }
         }
         (skips_section(view, facts, skipped))
         section aria-labelledby="parameters" {
@@ -186,9 +206,12 @@ fn failure_box(view: &View, failure: &Failure, steps: &[StepSummary]) -> Markup 
         div.notice.bad role="status" {
             p { a href=(view.url(&format!("/errors/{}", failure.code))) { code { (failure.code) } } " " (first_line(&failure.message)) }
             @if failure.message.contains('\n') || failure.message.len() > 300 { details { summary { "Whole message" } pre tabindex="0" { (failure.message) } } }
-            @for step in steps.iter().filter(|step| step.failure.as_ref().is_some_and(|it| it.message != failure.message)) {
+            @let failed = || steps.iter().filter(|step| step.failure.as_ref().is_some_and(|it| it.message != failure.message));
+            @for step in failed().take(FAILURES_SHOWN) {
                 @if let Some(cause) = &step.failure { p { "Step " b { (step.name) } @if let Some(partition) = &step.partition { " (" (partition) ")" } ": " code { (cause.code) } " " (cut(&cause.message, 300)) } }
             }
+            @let more = failed().count().saturating_sub(FAILURES_SHOWN);
+            @if more > 0 { p { (more) " further steps and partitions failed; the table has them first." } }
         }
     }
 }
@@ -217,10 +240,10 @@ fn ends(view: &View, facts: &Facts) -> Markup {
 fn steps(one: &ExecutionSummary, view: &View) -> Markup {
     html! {
         @if !one.steps.is_empty() {
-            (table("Counters of the steps", &["Step", "Status", "Progress", ">Took", ">Read", ">Filtered", ">Written", ">Skipped", ">Commits", ">Rolled back", "Exit"], &html! { @for step in one.steps.iter().take(STEPS_SHOWN) {
+            (table("Counters of the steps", &["Step", "Status", "Progress", ">Took", ">Read", ">Filtered", ">Written", ">Skipped", ">Commits", ">Rolled back", "Exit"], &html! { @for step in &one.steps {
                         tr {
                             td { (step.name) @if let Some(partition) = &step.partition { " " span.hint { (partition) } } }
-                            td { (status(step.status, false)) @if step.handled { span.hint { " handled" } } }
+                            td { (status(step.status, false)) @if step.handled { span.hint { " handled" } } @if let Some(cause) = &step.failure { span.hint title=(cut(&cause.message, 300)) { " " (cause.code) } } }
                             td.progress { (parts::progress(step, view.now)) }
                             td.right { (duration(seconds(step.started_at, step.ended_at.unwrap_or(view.now)))) }
                             @let counters = step.counters;
@@ -230,7 +253,6 @@ fn steps(one: &ExecutionSummary, view: &View) -> Markup {
                             td { code { (step.exit.code) } }
                         }
                     } }))
-            @if one.steps.len() > STEPS_SHOWN { p.hint { "The first " (STEPS_SHOWN) " steps and partitions." } }
         }
     }
 }
