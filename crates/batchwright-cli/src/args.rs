@@ -153,6 +153,13 @@ pub(crate) enum Command {
     Top,
     /// List who gave which command, newest first.
     Audit(AuditArgs),
+    /// Write an execution and the other attempts of its instance to one file, to be attached to a report or opened with `view`.
+    #[command(
+        after_help = "Values of secret parameters are masked. Messages, contexts and skipped records are exported as they are stored; `--without-records` leaves the records out.\n\nExample:\n  batchwright export 42 --to import.batch\n  batchwright view import.batch"
+    )]
+    Export(ExportArgs),
+    /// Show the dashboard of a file that `export` wrote, until a signal arrives; nothing can be changed there.
+    View(ViewArgs),
     /// List the records that an execution skipped, or export them for correction.
     Skips(SkipsArgs),
     /// Replay skipped records that were corrected: through the processors and the writer of their step, each once.
@@ -466,6 +473,27 @@ pub(crate) struct AuditArgs {
 pub(crate) struct ExecutionArgs {
     /// Number of the execution, as `executions` shows it, or name of a job for its newest execution.
     pub(crate) execution: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// Number of the execution, as `executions` shows it, or name of a job for its newest execution.
+    pub(crate) execution: String,
+    /// File to write; it must not exist. Default: `execution-NUMBER.batch`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) to: Option<std::path::PathBuf>,
+    /// Leave the contents of skipped records out.
+    #[arg(long)]
+    pub(crate) without_records: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ViewArgs {
+    /// File that `export` wrote.
+    pub(crate) file: std::path::PathBuf,
+    /// Listen address of the dashboard; with port 0, the system chooses one.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
+    pub(crate) http: std::net::SocketAddr,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 mod dev;
 mod drive;
+mod export;
 mod graph;
 mod history;
 mod launch;
@@ -68,6 +69,8 @@ pub(crate) fn execute(cli: Cli, program: &Program) -> Result<u8, CliError> {
         #[cfg(feature = "top")]
         Command::Top => top::top(&look()?),
         Command::Audit(args) => look::audit(&look()?, &global, &args),
+        Command::Export(args) => export::export(&look()?, &global, &args),
+        Command::View(args) => export::view(&global, &args),
         Command::Drive(args) => drive::drive(&look()?, &global, &args),
         Command::Skips(args) => skips::skips(&look()?, &global, &args),
         Command::Replay(args) => launch::replay(&global, program, &args),

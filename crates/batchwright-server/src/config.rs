@@ -339,6 +339,7 @@ impl Config {
             hosts: http.hosts.clone(),
             origins: http.origins.clone(),
             body_max: http.body_max.unwrap_or(default.body_max),
+            read_only: false,
             rate: http.rate,
             oidc: http.oidc.as_ref().map(|keys| oidc(keys, folder)).transpose()?,
         };

@@ -106,9 +106,17 @@ pub struct ServerBuilder {
     schedule: Option<Schedule>,
     http: Option<HttpSettings>,
     replays: Option<Arc<dyn Replays>>,
+    is_read_only: bool,
 }
 
 impl ServerBuilder {
+    /// Only shows what is stored: no executions are run or closed, and without tokens everyone may only read. Default: `false`.
+    #[must_use]
+    pub fn read_only(mut self) -> Self {
+        self.is_read_only = true;
+        self
+    }
+
     /// Offers replays of skipped records in the API and on its pages. Default: none.
     #[must_use]
     pub fn replays(mut self, replays: impl Replays + 'static) -> Self {
@@ -161,11 +169,11 @@ impl ServerBuilder {
 impl Server {
     /// Describes a server that runs the jobs of `operator`, with its clock and its lease.
     pub fn builder(operator: JobOperator) -> ServerBuilder {
-        ServerBuilder { operator, schedule: None, http: None, replays: None }
+        ServerBuilder { operator, schedule: None, http: None, replays: None, is_read_only: false }
     }
 
     fn start_here(description: ServerBuilder, place: ServerRuntime) -> Result<Self, ServerError> {
-        let ServerBuilder { operator, schedule, http, replays } = description;
+        let ServerBuilder { operator, schedule, http, replays, is_read_only } = description;
         let lease = operator.lease_timeout();
         let jobs = JobStarter::new(operator);
         // Webhooks and brokers use TLS by this provider, unless the program has installed another one.
@@ -176,7 +184,8 @@ impl Server {
         let mut listening = Vec::new();
         // Bind before the scheduler begins to fire: an address that cannot be bound ends the start.
         let http = match http {
-            Some(settings) => {
+            Some(mut settings) => {
+                settings.access.read_only |= is_read_only;
                 let bound = runtime.block_on(HttpListener::bind(&settings));
                 Some(bound.map_err(ServerError::Listen)?)
             }
@@ -195,7 +204,7 @@ impl Server {
             store = Some(started.store);
         }
         // The worker exists before the API listens: without a worker the API refuses to start jobs.
-        let worker = Worker::new(jobs.clone(), lease);
+        let worker = (!is_read_only).then(|| Worker::new(jobs.clone(), lease));
         let api_stop = StopToken::default();
         let mut api = Api::new(jobs.clone(), scheduler.clone(), api_stop.clone());
         api.replays = replays;
@@ -204,7 +213,9 @@ impl Server {
             listening.push(runtime.spawn(http.serve(pages, api_stop.clone(), ended)));
         }
         let worker_stop = StopToken::default();
-        let worker = start_worker(worker, worker_stop.clone(), scheduler.clone().zip(store))?;
+        let looking = scheduler.clone().zip(store);
+        let worker = worker.map(|worker| start_worker(worker, worker_stop.clone(), looking));
+        let worker = worker.transpose()?;
         Ok(Self {
             runtime: Some(place),
             scheduler,
@@ -212,7 +223,7 @@ impl Server {
             http_address,
             end,
             listening,
-            worker: Some(worker),
+            worker,
             worker_stop,
             api,
             api_stop,

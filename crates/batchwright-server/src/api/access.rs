@@ -88,6 +88,8 @@ pub struct AccessRules {
     pub origins: Vec<String>,
     /// Maximum size of a body, in bytes.
     pub body_max: usize,
+    /// Whether callers without a token may only read. Default: `false`, they may do everything.
+    pub read_only: bool,
     /// Most requests of each caller in a second; further ones are refused (429). Default: no limit.
     pub rate: Option<NonZeroU32>,
     /// Sign-in of people by OpenID Connect.
@@ -101,6 +103,7 @@ impl Default for AccessRules {
             hosts: Vec::new(),
             origins: Vec::new(),
             body_max: 1024 * 1024,
+            read_only: false,
             rate: None,
             oidc: None,
         }
@@ -245,17 +248,17 @@ impl Gate {
             return Ok(Caller::ANYONE);
         }
         if rules.is_open() || is_public(uri.path()) {
-            return Ok(self.sessions.caller(headers).unwrap_or(Caller::ANYONE));
+            let caller = self.sessions.caller(headers).unwrap_or(Caller::ANYONE);
+            return match rules.read_only && rules.is_open() {
+                true => allowed(Caller { role: Role::Viewer, ..caller }, method, uri.path()),
+                false => Ok(caller),
+            };
         }
         let caller = match headers.contains_key(header::AUTHORIZATION) {
             true => rules.caller_of_token(headers)?,
             false => self.caller_of_session(method, uri.path(), headers)?,
         };
-        let needed = needed(method, uri.path());
-        match caller.role >= needed {
-            true => Ok(caller),
-            false => Err(forbidden(needed, caller.role)),
-        }
+        allowed(caller, method, uri.path())
     }
 
     /// Returns the caller of a session. A session is for pages: of the API it may read only, because the forms of the pages prove
@@ -271,9 +274,14 @@ impl Gate {
     }
 }
 
-fn forbidden(needed: Role, role: Role) -> Problem {
-    let detail = format!("the request requires the role {needed}; the token has the role {role}");
-    Problem::new(StatusCode::FORBIDDEN, "forbidden", detail)
+/// Returns the caller if its role suffices.
+fn allowed(caller: Caller, method: &Method, path: &str) -> Result<Caller, Problem> {
+    let (needed, role) = (needed(method, path), caller.role);
+    if role >= needed {
+        return Ok(caller);
+    }
+    let detail = format!("the request requires the role {needed}; the caller has the role {role}");
+    Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail))
 }
 
 impl AccessRules {

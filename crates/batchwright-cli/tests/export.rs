@@ -1,0 +1,131 @@
+//! An execution as one file, and the dashboard of that file.
+
+mod common;
+#[path = "../../batchwright-store/tests/common/mod.rs"]
+mod databases;
+#[path = "common/serving.rs"]
+mod serving;
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, Stdio};
+
+use common::Place;
+use databases::Kind;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use serving::get;
+
+const JOB: &str = r#"
+name = "import"
+[parameters]
+day = { type = "date" }
+password = { type = "string", identifying = false, secret = true }
+[[steps]]
+name = "load"
+skip = { limit = 1 }
+chunk = 2
+reader = { type = "csv", path = "in.csv", columns = { id = "integer" }, if_changed = "continue" }
+writer = { type = "jsonl", path = "out.jsonl" }
+"#;
+
+/// A place whose execution 3 restarted execution 2, which failed; execution 1 is of another instance.
+fn place(place: Place) -> Place {
+    place.write("import.toml", JOB);
+    place.write("in.csv", "id\n1\n2\n3\n");
+    let run = |day: &str, code| {
+        let day = format!("day={day}");
+        place.run(&["run", "import.toml", &day, "-password=open sesame"]).expect(code);
+    };
+    run("2026-11-29", 0);
+    place.write("in.csv", "id\n1\n2\nthree\nx\n");
+    std::fs::remove_file(place.path("out.jsonl")).unwrap();
+    run("2026-11-30", 1);
+    place.write("in.csv", "id\n1\n2\nthree\n4\n");
+    place.run(&["restart", "2"]).expect(0);
+    place
+}
+
+/// The process of `view`, with the address that it prints.
+struct View(Child, String);
+
+impl View {
+    fn of(place: &Place, file: &str) -> Self {
+        let mut child = place.command(&["view", file]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next());
+        let address = address.unwrap_or_else(|| panic!("{line}")).to_owned();
+        Self(child, address)
+    }
+
+    fn end(mut self) -> Option<i32> {
+        kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
+        self.0.wait().unwrap().code()
+    }
+}
+
+fn promises(place: &Place) {
+    let done = place.run(&["export", "3", "--to", "import.batch"]).expect(0);
+    assert!(done.out.contains("batchwright view import.batch"), "{}", done.out);
+    let file = place.bytes("import.batch");
+    let has = |text: &str| file.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(has("three") && !has("open sesame"), "a secret must not leave");
+
+    // What the verbs show of the file is what they show of the store.
+    let show = |place: &Place, id: &str| -> Value {
+        place.run(&["--format", "json", "show", id]).expect(0).json()
+    };
+    let copy = Place::new();
+    copy.write("copy.db", &file);
+    let exported = Place::on(&format!("sqlite://{}", copy.path("copy.db").display()));
+    for id in ["2", "3"] {
+        assert_eq!(show(&exported, id), show(place, id), "execution {id}");
+    }
+    exported.run(&["show", "1"]).expect(2);
+
+    let before = place.bytes("import.batch");
+    let view = View::of(place, "import.batch");
+    let page = get(&view.1, "/executions/3");
+    for text in ["Execution 3", "three", "Restart of", "cli:"] {
+        assert!(page.contains(text), "{text}: {page}");
+    }
+    assert!(!page.contains("Run again with changes"), "nothing can be changed: {page}");
+    let mut stream = std::net::TcpStream::connect(&view.1).unwrap();
+    let head = "POST /v1/executions/2/restart HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let refused = std::io::read_to_string(stream).unwrap();
+    assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
+    assert_eq!(view.end(), Some(0));
+    assert_eq!(place.bytes("import.batch"), before, "it is only read");
+}
+
+#[test]
+fn an_export_has_what_the_store_has_without_secrets_and_opens_as_a_dashboard() {
+    promises(&place(Place::new()));
+}
+
+#[test]
+fn an_execution_in_postgresql_is_exported_with_its_numbers() {
+    if !Kind::Postgres.is_there() {
+        return;
+    }
+    let database = databases::Place::new(Kind::Postgres);
+    promises(&place(Place::on(&database.quick_url())));
+}
+
+#[test]
+fn an_export_without_records_has_none_and_replaces_no_file() {
+    let place = place(Place::new());
+    place.run(&["export", "import", "--without-records"]).expect(0);
+    let file = place.bytes("execution-3.batch");
+    assert!(!file.windows(7).any(|window| window == b"\"three\""));
+    let again = place.run(&["export", "3"]).expect(2);
+    assert!(again.err.contains("`execution-3.batch` exists"), "{}", again.err);
+    assert_eq!(place.bytes("execution-3.batch"), file);
+    place.run(&["export", "99"]).expect(2);
+    for other in ["in.csv", "batchwright.db", "nothing.batch"] {
+        let refused = place.run(&["view", other]).expect(2);
+        assert!(refused.err.contains("is no export of an execution"), "{}", refused.err);
+    }
+    assert!(!place.path("nothing.batch").exists());
+}
