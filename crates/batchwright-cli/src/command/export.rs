@@ -1,7 +1,7 @@
 //! `export` and `view`: an execution as one file, and the dashboard of such a file.
 //!
-//! The file is a store in SQLite with the attempts of one instance: the dashboard, the verbs of this command and any tool for SQLite
-//! read it.
+//! The file is a store in SQLite with the attempts of one instance: the dashboard, the verbs of this command and any tool for
+//! SQLite read it.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
