@@ -49,7 +49,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::execution::{BatchStatus, Counters, ExecutionId, StepExecutionId};
+use crate::execution::{BatchStatus, Counters, ExecutionId, StepExecutionId, TraceContext};
 pub use crate::execution::{Progress, ProgressUnit};
 use crate::threads::lock;
 
@@ -154,9 +154,11 @@ pub enum Change {
         call: Arc<str>,
         /// Number of the attempt, counted from 1.
         attempt: u32,
-        /// Duration of the call.
+        /// The span of the call, which what it calls gets as its parent.
+        trace: TraceContext,
+        /// Duration of the call; of a message, until the broker has confirmed all that were sent with it.
         took: Duration,
-        /// `executed`, `failed`, or `released` when the server ended or lost the trigger before it knew.
+        /// `executed` or `failed`.
         outcome: &'static str,
         /// Why it failed.
         reason: Option<String>,

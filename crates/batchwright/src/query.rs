@@ -84,7 +84,8 @@ pub trait Queries: Send + Sync {
         Ok(self.steps(id)?.into_iter().skip(begin).take(limit).collect())
     }
 
-    /// Returns the first `limit` step executions of an execution that are not `COMPLETED`: what failed, was stopped, or runs.
+    /// Returns `limit` step executions of an execution that are not `COMPLETED`: first those that failed, then what was stopped or
+    /// runs, each in the order in which they began.
     fn steps_not_completed(
         &self,
         id: ExecutionId,
@@ -92,6 +93,7 @@ pub trait Queries: Send + Sync {
     ) -> Result<Vec<StepExecution>, RepositoryError> {
         let mut steps = self.steps(id)?;
         steps.retain(|step| step.status != BatchStatus::Completed);
+        steps.sort_by_key(|step| (step.status != BatchStatus::Failed, step.id));
         steps.truncate(limit);
         Ok(steps)
     }

@@ -7,4 +7,11 @@ SET @change = IF(EXISTS (SELECT 1 FROM information_schema.columns
     'ALTER TABLE {p}job_execution ADD COLUMN trace_parent VARCHAR(64)');
 PREPARE change_of_table FROM @change;
 EXECUTE change_of_table;
+
+-- What failed, was stopped or runs, among very many partitions.
+SET @change = IF(EXISTS (SELECT 1 FROM information_schema.statistics
+    WHERE table_schema = database() AND index_name = '{p}step_execution_open'), 'DO 0',
+    'ALTER TABLE {p}step_execution ADD INDEX {p}step_execution_open (execution_id, status, id)');
+PREPARE change_of_table FROM @change;
+EXECUTE change_of_table;
 DEALLOCATE PREPARE change_of_table;

@@ -51,7 +51,7 @@ statements! {
     steps_of: "SELECT * FROM {p}step_execution WHERE execution_id = ?1 ORDER BY id";
     steps_page: "SELECT * FROM {p}step_execution WHERE execution_id = ?1 ORDER BY id LIMIT ?2 OFFSET ?3";
     steps_not_completed: "SELECT * FROM {p}step_execution WHERE execution_id = ?1 AND status <> 'COMPLETED' \
-        ORDER BY id LIMIT ?2";
+        ORDER BY CASE status WHEN 'FAILED' THEN 0 ELSE 1 END, id LIMIT ?2";
     lock_steps: "SELECT * FROM {p}step_execution WHERE execution_id = ?1 ORDER BY id{lock}";
     step: "SELECT * FROM {p}step_execution WHERE id = ?1";
     history_of: "SELECT s.* FROM {p}job_execution e JOIN {p}step_execution s ON s.execution_id = e.id \

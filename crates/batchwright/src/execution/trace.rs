@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
@@ -73,9 +74,34 @@ impl TraceContext {
         let span = first(&span);
         match parent {
             Some(parent) => Self { span, ..parent },
-            None => Self { trace: first(&trace()), span, is_sampled: true },
+            None => {
+                let own = Self { trace: first(&trace()), span, is_sampled: true };
+                Self { is_sampled: own.is_in_share(share()), ..own }
+            }
         }
     }
+
+    /// Whether the trace is in a share of all traces, from 0 to 1. Source: the sampler `traceidratio` of OpenTelemetry compares the
+    /// last bytes of the number of the trace.
+    #[expect(clippy::cast_precision_loss, reason = "a share")]
+    pub fn is_in_share(&self, share: f64) -> bool {
+        let last = u128::from_be_bytes(self.trace) as u64;
+        let place = (last >> 1) as f64 / (u64::MAX >> 1) as f64;
+        share >= 1.0 || place < share
+    }
+
+    /// Sets the share of the traces that begin in this process and are marked as recorded, from 0 to 1: what a program that
+    /// exports only some traces tells those whom it calls. Default: 1.
+    pub fn set_share(share: f64) {
+        SHARE.store(share.to_bits(), Ordering::Relaxed);
+    }
+}
+
+/// The share of own traces that are recorded, as bits.
+static SHARE: AtomicU64 = AtomicU64::new(1.0_f64.to_bits());
+
+fn share() -> f64 {
+    f64::from_bits(SHARE.load(Ordering::Relaxed))
 }
 
 /// Returns a hash of `kind`, `name` and `number`.
