@@ -537,6 +537,7 @@ mod tests {
             runner: "shell",
             call: "sh nightly.sh".into(),
             attempt: 1,
+            trace: batchwright::execution::TraceContext::root(&["call"]),
             took: std::time::Duration::from_secs(2),
             outcome: "executed",
             reason: None,

@@ -6,6 +6,7 @@ mod explain;
 pub(crate) mod group;
 mod ledger;
 mod plan;
+mod request;
 mod rule;
 pub(crate) mod runner;
 pub(crate) mod time;
@@ -24,9 +25,9 @@ pub use batchwright::store::schedule::{TriggerRow, TriggerStatus};
 pub(crate) use condition::{Condition, rule_tag, trigger_tag};
 pub use dispatch::RunnerSettings;
 pub use explain::{Explanation, explain};
-pub use group::{Answer, LIST_MAX, Request, ScheduleCommand};
 pub use ledger::LedgerSettings;
 pub use plan::{Due, Exclusion, Misfire, Overlap, Plan, Recurrence};
+pub use request::{Answer, LIST_MAX, Request, ScheduleCommand};
 pub use rule::{Rule, RuleSettings, Runner, Secret};
 pub use runner::JobStarter;
 pub(crate) use runner::job::POLL_INTERVAL;
@@ -156,7 +157,7 @@ impl Scheduler {
     /// Checks that the job of a rule can be started with the rule's parameters. Reads job files for it, on a
     /// thread that may block.
     async fn check(&self, request: &Request) -> Result<(), Refused> {
-        let Request::SetRule { settings, .. } = request else { return Ok(()) };
+        let Request::SetRule { settings, .. } = request.change() else { return Ok(()) };
         if !matches!(settings.runner, Runner::Job { .. }) {
             return Ok(());
         }

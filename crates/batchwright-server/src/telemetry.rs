@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use batchwright::clock::SystemClock;
 use batchwright::event::{Change, Event, Subject};
+use batchwright::execution::TraceContext;
 use batchwright::{BatchStatus, JobOperator};
 use jiff::Timestamp;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -71,6 +72,7 @@ impl Telemetry {
         let (lines, lines_waiting) = sync_channel(WAITING_MAX);
         let (calls, calls_waiting) = sync_channel(WAITING_MAX);
         let dropped = export::Dropped::default();
+        TraceContext::set_share(settings.sampler.share);
         let exports_logs = settings.logs.is_some();
         let exports_traces = settings.traces.is_some();
         let clock = Arc::new(SystemClock::default());

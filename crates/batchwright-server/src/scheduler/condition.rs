@@ -31,7 +31,7 @@ impl Condition {
         let is_met = match (self, tag) {
             (Self::NewOrSame, Some(_)) if !is_same => {
                 let what = format!(
-                    "{name} exists: read it and send its `ETag` as `If-Match`, or `If-Match: *` to replace whatever it is"
+                    "{name} exists and is a different one: read it and send its `ETag` as `If-Match`, or `If-Match: *` to replace whatever it is; in a form, choose to replace it"
                 );
                 return Err(Refused::new(Refused::UNCONDITIONAL, what));
             }

@@ -85,20 +85,20 @@ impl Shared {
 
     /// Returns the span of this call, the parent of what the runner calls.
     pub(crate) fn trace(&self, firing: &Firing) -> TraceContext {
-        let slot = time::timestamp(firing.slot);
         let store = self.jobs.operator().store_id();
-        runner::trace(store, &firing.key.identifier, slot, firing.attempt)
+        let (slot, fired_at) = (firing.slot.to_string(), firing.fired_at.to_string());
+        TraceContext::root(&["call", store, &firing.key.identifier, &slot, &fired_at])
     }
 
-    /// Emits that a call which began at `began` has ended.
+    /// Emits that a call which began at `began` has ended. One that was given up, or never began, has no event: it fires again.
     pub(crate) fn ended(&self, firing: &Firing, began: Micros, outcome: &Outcome) {
+        let (outcome, reason) = match outcome {
+            Outcome::Executed(_) => ("executed", None),
+            Outcome::Failed { reason, .. } => ("failed", Some(reason.clone())),
+            Outcome::Released | Outcome::Postponed(_) => return,
+        };
         self.jobs.operator().events().emit(|| {
             let now = self.lease.now();
-            let (outcome, reason) = match outcome {
-                Outcome::Executed(_) => ("executed", None),
-                Outcome::Failed { reason, .. } => ("failed", Some(reason.clone())),
-                Outcome::Released | Outcome::Postponed(_) => ("released", None),
-            };
             let (runner, call) = firing.rule.settings.runner.call();
             Event {
                 at: time::timestamp(now),
@@ -110,6 +110,7 @@ impl Shared {
                     runner,
                     call: call.into(),
                     attempt: firing.attempt,
+                    trace: self.trace(firing),
                     took: Duration::from_micros(u64::try_from(now - began).unwrap_or(0)),
                     outcome,
                     reason,

@@ -7,223 +7,15 @@ use std::time::Duration;
 
 use batchwright::error::RepositoryError;
 use batchwright::event::{Change, Event, Subject};
-use batchwright::store::schedule::{
-    ScheduleTransaction, ServerRow, TriggerKey, TriggerRow, TriggerStatus,
-};
+use batchwright::store::schedule::{ScheduleTransaction, TriggerKey, TriggerRow, TriggerStatus};
 use jiff::tz::TimeZone;
 
 use super::condition::{Condition, rule_tag, trigger_tag};
 use super::plan::Overlap;
-use super::rule::{Rule, RuleSettings, Rulebook, Runner};
+use super::request::{Answer, IDENTIFIER_MAX, LIST_MAX, Request};
+use super::rule::{Rule, Rulebook, Runner};
 use super::time::{self, Micros};
-use super::trigger::{self, Outcome, Refused, SLOTS_KEPT, When};
-
-/// Longest identifier or pattern in bytes, which every store can index.
-pub(crate) const IDENTIFIER_MAX: usize = 2_000;
-/// Most triggers in one answer.
-pub const LIST_MAX: usize = 1_000;
-
-/// A request to the schedule.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Request {
-    /// Plan a trigger, in place of the one with that name.
-    Set {
-        /// Name of the trigger.
-        identifier: String,
-        /// When it fires.
-        when: When,
-    },
-    /// Remove a trigger.
-    Unset {
-        /// Name of the trigger.
-        identifier: String,
-    },
-    /// Set or unset a trigger or a rule, if the condition is met.
-    Conditional {
-        /// What must be true.
-        condition: Condition,
-        /// The change.
-        change: Box<Request>,
-    },
-    /// Pause a trigger: it does not fire.
-    Pause {
-        /// Name of the trigger.
-        identifier: String,
-    },
-    /// Resume a paused trigger.
-    Resume {
-        /// Name of the trigger.
-        identifier: String,
-    },
-    /// Get one trigger.
-    Get {
-        /// Name of the trigger.
-        identifier: String,
-    },
-    /// Get one trigger and its slots, the oldest first.
-    History {
-        /// Name of the trigger.
-        identifier: String,
-    },
-    /// List triggers in the order of their names.
-    List {
-        /// Only names with this prefix.
-        prefix: String,
-        /// Maximum of triggers, up to one more than [`LIST_MAX`]: with one more than the client wants, the server
-        /// sees whether there are more.
-        limit: usize,
-        /// Only names after this one; empty for all.
-        after: String,
-    },
-    /// Store a rule, in place of the one with that name.
-    SetRule {
-        /// Name of the rule.
-        identifier: String,
-        /// Prefix of the triggers that the rule applies to.
-        pattern: String,
-        /// The runner, and how it is called.
-        settings: RuleSettings,
-    },
-    /// Remove a rule.
-    UnsetRule {
-        /// Name of the rule.
-        identifier: String,
-    },
-    /// List all rules in the order of their names.
-    Rules,
-    /// Fire a trigger now: a recurring one for each of `slots`, whose planned times may be past, any other one for its own time. A
-    /// slot that was executed does not fire again.
-    Fire {
-        /// Name of the trigger.
-        identifier: String,
-        /// The planned times of a recurring trigger, in microseconds since 1970; empty for the present time.
-        slots: Vec<Micros>,
-    },
-    /// List the triggers and slots that fire next, in the order of their times.
-    Upcoming {
-        /// Maximum of rows.
-        limit: usize,
-    },
-    /// List the triggers and slots that ended, the newest first.
-    Ended {
-        /// Only those that ended at this time or later, in microseconds since 1970.
-        since: Micros,
-        /// Maximum of rows.
-        limit: usize,
-    },
-    /// List the servers that fire triggers.
-    Servers,
-}
-
-impl Request {
-    /// Returns about how much memory the answer takes, in bytes.
-    pub(crate) fn answer_size(&self) -> usize {
-        /// Estimate for a trigger with its name, plan and reason.
-        const TRIGGER_BYTES: usize = 2_048;
-        match self {
-            Self::List { limit, .. } | Self::Upcoming { limit } | Self::Ended { limit, .. } => {
-                limit * TRIGGER_BYTES
-            }
-            Self::History { .. } => SLOTS_KEPT * TRIGGER_BYTES,
-            _ => 0,
-        }
-    }
-}
-
-impl Request {
-    /// Returns verb, subject and details of a request that changes the schedule, as the audit has them; secrets are masked.
-    pub fn command(&self) -> Option<ScheduleCommand> {
-        let (action, kind, identifier, detail) = match self {
-            Self::Conditional { change, .. } => return change.command(),
-            Self::Set { identifier, when } => {
-                ("set", "trigger", identifier, Some(crate::message::line(&when.words())))
-            }
-            Self::Unset { identifier } => ("unset", "trigger", identifier, None),
-            Self::Pause { identifier } => ("pause", "trigger", identifier, None),
-            Self::Resume { identifier } => ("resume", "trigger", identifier, None),
-            Self::SetRule { identifier, pattern, settings } => {
-                let runner = crate::message::line(&settings.words());
-                let detail = format!("triggers that begin with `{pattern}`: {}", runner.trim_end());
-                ("set", "rule", identifier, Some(detail))
-            }
-            Self::UnsetRule { identifier } => ("unset", "rule", identifier, None),
-            Self::Fire { identifier, slots } => {
-                let slots: Vec<_> = slots.iter().map(|slot| time::show(*slot)).collect();
-                ("fire", "trigger", identifier, Some(slots.join(", ")))
-            }
-            Self::Get { .. }
-            | Self::History { .. }
-            | Self::List { .. }
-            | Self::Rules
-            | Self::Upcoming { .. }
-            | Self::Ended { .. }
-            | Self::Servers => return None,
-        };
-        let detail = detail.filter(|text| !text.is_empty());
-        Some(ScheduleCommand { action, subject: format!("{kind} {identifier}"), detail })
-    }
-
-    /// Returns the answer of a store that has no schedule yet; `None` for a request that creates one.
-    pub fn answer_without_schedule(&self) -> Option<Result<Answer, Refused>> {
-        Some(match self {
-            Self::Conditional { .. } | Self::Set { .. } | Self::SetRule { .. } => return None,
-            Self::Unset { identifier }
-            | Self::Pause { identifier }
-            | Self::Resume { identifier }
-            | Self::Get { identifier }
-            | Self::Fire { identifier, .. }
-            | Self::History { identifier } => Err(Refused::no_trigger(identifier)),
-            Self::List { .. } | Self::Upcoming { .. } | Self::Ended { .. } => {
-                Ok(Answer::Triggers(Vec::new()))
-            }
-            Self::Servers => Ok(Answer::Servers(Vec::new())),
-            Self::UnsetRule { identifier } => Err(Refused::no_rule(identifier)),
-            Self::Rules => Ok(Answer::Rules(Vec::new())),
-        })
-    }
-}
-
-/// A command about the schedule.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ScheduleCommand {
-    /// The verb: `set`, `unset`, `pause`, `resume`, `fire`.
-    pub action: &'static str,
-    /// `trigger NAME` or `rule NAME`.
-    pub subject: String,
-    /// When a trigger fires, or what a rule runs.
-    pub detail: Option<String>,
-}
-
-/// The answer to a request.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Answer {
-    /// The change is durable.
-    Done,
-    /// The requested triggers.
-    Triggers(Vec<TriggerRow>),
-    /// The requested rules.
-    Rules(Vec<Rule>),
-    /// The requested servers.
-    Servers(Vec<ServerRow>),
-}
-
-impl Answer {
-    /// Returns the triggers of the answer; none when it has something else.
-    pub(crate) fn triggers(self) -> Vec<TriggerRow> {
-        match self {
-            Self::Triggers(rows) => rows,
-            Self::Done | Self::Rules(_) | Self::Servers(_) => Vec::new(),
-        }
-    }
-
-    /// Returns the rules of the answer; none when it has something else.
-    pub(crate) fn rules(self) -> Vec<Rule> {
-        match self {
-            Self::Rules(rules) => rules,
-            Self::Done | Self::Triggers(_) | Self::Servers(_) => Vec::new(),
-        }
-    }
-}
+use super::trigger::{self, Outcome, Refused, SLOTS_KEPT};
 
 /// A claimed trigger, or a slot of one, whose runner must be called.
 #[derive(Debug, Clone)]
@@ -235,6 +27,8 @@ pub(crate) struct Firing {
     pub(crate) slot: Micros,
     /// Number of the attempt, counted from 1.
     pub(crate) attempt: u32,
+    /// When it was claimed for this call.
+    pub(crate) fired_at: Micros,
     pub(crate) rule: Arc<Rule>,
     /// The zone of the plan, for the runner `job` of a recurring trigger; UTC for all others.
     pub(crate) zone: TimeZone,
@@ -344,14 +138,13 @@ impl<'u, 's> Group<'u, 's> {
 
     /// Returns the key of the row that `request` decides on.
     pub(super) fn key_of(request: &Request) -> Option<TriggerKey> {
-        match request {
+        match request.change() {
             Request::Set { identifier, .. }
             | Request::Unset { identifier }
             | Request::Pause { identifier }
             | Request::Resume { identifier }
             | Request::Get { identifier }
             | Request::Fire { identifier, .. } => Some(TriggerKey::of(identifier)),
-            Request::Conditional { change, .. } => Self::key_of(change),
             _ => None,
         }
     }
@@ -424,10 +217,9 @@ impl<'u, 's> Group<'u, 's> {
     /// Executes `request`. The outer error is the store's: then nothing of the group is stored.
     pub(super) fn request(&mut self, request: &Request) -> StoreResult<Result<Answer, Refused>> {
         Ok(match request {
-            Request::Conditional { condition, change } => match self.check(condition, change)? {
-                Ok(()) => return self.request(change),
-                Err(refused) => Err(refused),
-            },
+            Request::Conditional { condition, change } => {
+                return self.conditional(condition, change);
+            }
             Request::Set { identifier, when } => {
                 if let Err(refused) = valid("identifier", identifier) {
                     return Ok(Err(refused));
@@ -518,29 +310,39 @@ impl<'u, 's> Group<'u, 's> {
         })
     }
 
-    /// Checks the condition of a change.
-    fn check(
+    /// Makes a change if its condition is met, and answers with what is stored then. What is the same stays as it is.
+    fn conditional(
         &mut self,
         condition: &Condition,
         change: &Request,
-    ) -> StoreResult<Result<(), Refused>> {
-        Ok(match change {
+    ) -> StoreResult<Result<Answer, Refused>> {
+        match change {
             Request::Set { identifier, .. } | Request::Unset { identifier } => {
                 let known = self.known(&TriggerKey::of(identifier));
-                let (tag, after) = match change {
-                    Request::Set { when, .. } => {
-                        let set = trigger::set(identifier, None, when, self.now);
-                        (known.as_ref().map(trigger_tag), set.ok().as_ref().map(trigger_tag))
-                    }
-                    _ => (known.as_ref().map(trigger_tag), None),
+                let is_same = match (&known, change) {
+                    (Some(row), Request::Set { when, .. }) => trigger::is_same(row, when),
+                    _ => false,
                 };
+                let tag = known.as_ref().map(trigger_tag);
                 let name = format!("trigger `{identifier}`");
-                condition.check(&name, tag.as_deref(), tag == after)
+                if let Err(refused) = condition.check(&name, tag.as_deref(), is_same) {
+                    return Ok(Err(refused));
+                }
+                // The same once more does not fire a time again that has come.
+                let is_once = known.as_ref().is_some_and(|row| row.plan.is_none());
+                let stays = is_same && is_once && *condition == Condition::NewOrSame;
+                if !stays && let Err(refused) = self.request(change)? {
+                    return Ok(Err(refused));
+                }
+                let stored = self.known(&TriggerKey::of(identifier));
+                Ok(Ok(Answer::Triggers(stored.into_iter().collect())))
             }
             Request::SetRule { identifier, .. } | Request::UnsetRule { identifier } => {
                 // Two servers must not both find the rule that each of them replaces.
                 self.tx.lock_rules()?;
-                let known = rules(self.tx)?.into_iter().find(|it| it.identifier == *identifier);
+                let find =
+                    |rules: Vec<Rule>| rules.into_iter().find(|it| it.identifier == *identifier);
+                let known = find(rules(self.tx)?);
                 let is_same = match (&known, change) {
                     (Some(known), Request::SetRule { pattern, settings, .. }) => {
                         known.pattern == *pattern && known.settings == *settings
@@ -548,10 +350,20 @@ impl<'u, 's> Group<'u, 's> {
                     _ => false,
                 };
                 let tag = known.as_ref().map(rule_tag);
-                condition.check(&format!("rule `{identifier}`"), tag.as_deref(), is_same)
+                let name = format!("rule `{identifier}`");
+                if let Err(refused) = condition.check(&name, tag.as_deref(), is_same) {
+                    return Ok(Err(refused));
+                }
+                if !is_same && let Err(refused) = self.request(change)? {
+                    return Ok(Err(refused));
+                }
+                Ok(Ok(Answer::Rules(find(rules(self.tx)?).into_iter().collect())))
             }
-            _ => Err(Refused::invalid("only a change of a trigger or a rule has a condition")),
-        })
+            _ => {
+                let reason = "only a change of a trigger or a rule has a condition";
+                Ok(Err(Refused::invalid(reason)))
+            }
+        }
     }
 
     /// Makes a trigger, or slots of a recurring one, due now.
@@ -757,7 +569,8 @@ impl<'u, 's> Group<'u, 's> {
             Runner::Job { .. } if key.occurrence >= 0 => self.zone_of(&key.identifier)?,
             _ => TimeZone::UTC,
         };
-        let firing = Firing { key, server, slot: row.slot, attempt, rule, zone };
+        let fired_at = row.fired_at.unwrap_or(self.now);
+        let firing = Firing { key, server, slot: row.slot, attempt, fired_at, rule, zone };
         self.put(row);
         Ok(Some(firing))
     }

@@ -16,7 +16,8 @@ use tokio::sync::oneshot;
 
 use super::JobStarter;
 use super::dispatch::Dispatcher;
-use super::group::{Answer, ClaimConditions, Claimed, Firing, Group, Request, event_of};
+use super::group::{ClaimConditions, Claimed, Firing, Group, event_of};
+use super::request::{Answer, Request};
 use super::rule::Rulebook;
 use super::time::{self, Micros};
 use super::trigger::{self, Outcome, Refused};

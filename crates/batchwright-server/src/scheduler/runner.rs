@@ -9,16 +9,7 @@ pub(crate) mod shell;
 #[cfg(any(feature = "amqp", feature = "http"))]
 pub(crate) mod signature;
 
-use batchwright::execution::TraceContext;
-use jiff::Timestamp;
-
 pub use job::JobStarter;
-
-/// Returns the span of an attempt to call the runner of a slot of the trigger `identifier`: the root of a trace.
-pub(crate) fn trace(store: &str, identifier: &str, slot: Timestamp, attempt: u32) -> TraceContext {
-    let (slot, attempt) = (slot.as_microsecond().to_string(), attempt.to_string());
-    TraceContext::root(&["call", store, identifier, &slot, &attempt])
-}
 
 /// Bytes of a runner's output that are kept, from its end.
 const OUTPUT_MAX: usize = 4_096;

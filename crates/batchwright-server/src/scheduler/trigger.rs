@@ -112,6 +112,16 @@ impl Refused {
     }
 }
 
+/// Whether a `SET` gives the trigger the plan or the time that it has.
+pub(super) fn is_same(row: &TriggerRow, when: &When) -> bool {
+    match when {
+        When::At(slot) => row.plan.is_none() && row.slot == *slot,
+        When::Recurring(plan) => {
+            plan_of(row).ok().flatten().is_some_and(|known| known.is_same(plan))
+        }
+    }
+}
+
 /// Returns the row after a `SET`.
 pub(super) fn set(
     identifier: &str,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use batchwright::clock::Clock;
 use batchwright::event::Event;
-use batchwright::execution::{ExecutionId, ExecutionSummary, TraceContext};
+use batchwright::execution::{ExecutionId, TraceContext};
 use batchwright::{JobOperator, report};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
@@ -33,8 +33,6 @@ const BATCH_MAX: usize = 512;
 /// Attempts to send a request, and the first wait between them.
 const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(200);
-/// Executions between one and its outermost parent.
-const DEPTH_MAX: usize = 100;
 /// Executions whose spans are remembered.
 const KNOWN_MAX: usize = 10_000;
 
@@ -191,7 +189,7 @@ impl Worker {
         }
         let operator = source.operator.clone();
         let spans = operator.explorer().summary(id).map(|one| {
-            if !self.is_sampled(&operator, &one) {
+            if !self.settings.sampler.takes(trace::context(operator.store_id(), &one)) {
                 return Vec::new();
             }
             let before = one.restart_of.and_then(|before| self.span_of(&operator, before));
@@ -218,22 +216,6 @@ impl Worker {
         }
         self.known.insert(id, span);
         Some(span)
-    }
-
-    /// Whether the trace of `one` is sent: the same for each process, and for the executions that its steps started. The caller of
-    /// the outermost one decides, else the sampler.
-    fn is_sampled(&self, operator: &JobOperator, one: &ExecutionSummary) -> bool {
-        let (mut caller, mut outer) = (one.trace_parent, one.parent);
-        for _ in 0..DEPTH_MAX {
-            let Some(id) = outer else { break };
-            let Ok(next) = operator.explorer().execution(id) else { break };
-            (caller, outer) = (next.trace_parent, next.parent);
-        }
-        let own = || self.settings.sampler.takes(trace::context(operator.store_id(), one));
-        match caller {
-            Some(caller) if self.settings.sampler.is_parent_based => caller.is_sampled(),
-            _ => own(),
-        }
     }
 
     /// Logs how many spans and lines found no room.
@@ -266,10 +248,8 @@ impl Worker {
 
     /// Makes the spans of the calls of runners that ended: of each look at most as many as can wait.
     fn take_calls(&mut self) {
-        let Some(source) = &self.source else { return };
-        let store = source.operator.store_id();
         let calls = self.inputs.calls.try_iter().take(WAITING_MAX);
-        let spans = calls.filter_map(|event| trace::call(store, &event));
+        let spans = calls.filter_map(|event| trace::call(&event));
         let sampler = self.settings.sampler;
         self.spans.extend(spans.filter(|(at, _)| sampler.takes(*at)).map(|(_, span)| span));
     }

@@ -26,19 +26,18 @@ pub(super) struct Settings {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Sampler {
     /// The share of traces, from 0 to 1.
-    share: f64,
-    /// Whether the caller decides about the executions that it asked for.
-    pub(super) is_parent_based: bool,
+    pub(super) share: f64,
+    /// Whether the caller decides about what it asked for.
+    is_parent_based: bool,
 }
 
 impl Sampler {
-    /// Whether the share contains the trace of `span`. Source: the sampler `traceidratio` of OpenTelemetry compares the last
-    /// bytes of the number of the trace.
-    #[expect(clippy::cast_precision_loss, reason = "a share")]
+    /// Whether `span` is sent. Its mark is the decision of its caller, or of the share for a trace that began in Batchwright.
     pub(super) fn takes(self, span: TraceContext) -> bool {
-        let last = u128::from_be_bytes(span.trace_id()) as u64;
-        let place = (last >> 1) as f64 / (u64::MAX >> 1) as f64;
-        self.share >= 1.0 || place < self.share
+        match self.is_parent_based {
+            true => span.is_sampled(),
+            false => span.is_in_share(self.share),
+        }
     }
 }
 

@@ -8,7 +8,6 @@ use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{Span, Status};
 
 use super::{integer, nanos, text};
-use crate::scheduler::runner;
 
 /// Most spans of steps in a trace; the attribute `batch.steps.dropped` has the number of the others.
 const STEPS_MAX: usize = 2_000;
@@ -72,16 +71,17 @@ pub(super) fn spans(
 }
 
 /// Returns the span of a call of a trigger's runner, and its place; `None` for other events.
-pub(super) fn call(store: &str, event: &Event) -> Option<(TraceContext, Span)> {
+pub(super) fn call(event: &Event) -> Option<(TraceContext, Span)> {
     let Subject::Trigger { identifier, slot } = &event.subject else { return None };
-    let Change::RunnerEnded { runner, call, attempt, took, outcome, reason } = &event.change else {
+    let Change::RunnerEnded { runner, call, attempt, trace: at, took, outcome, reason } =
+        &event.change
+    else {
         return None;
     };
     // The execution of a job is the root of its own trace.
     if *runner == "job" {
         return None;
     }
-    let at = runner::trace(store, identifier, *slot, *attempt);
     let kind = match *runner {
         "shell" => SpanKind::Internal,
         "amqp" => SpanKind::Producer,
@@ -106,7 +106,7 @@ pub(super) fn call(store: &str, event: &Event) -> Option<(TraceContext, Span)> {
         status: Some(Status { code: code.into(), message: reason.clone().unwrap_or_default() }),
         ..Span::default()
     };
-    Some((at, span))
+    Some((*at, span))
 }
 
 fn step(
