@@ -215,10 +215,11 @@ fn two_clients_that_edit_the_same_trigger_or_rule_undo_nothing() {
     let place = place();
     let serving = Serving::start(&place);
     let rule = |text: &str| json!({"pattern": "t", "runner": ["shell", text]});
-    let trigger = |text: &str| json!({"plan": ["cron", text]});
-    let plans: [(&str, Value, Value); 2] = [
+    let trigger = |words: [&str; 2]| json!({"plan": words});
+    let plans: [(&str, Value, Value); 3] = [
         ("/v1/rules/r", rule("a.sh"), rule("b.sh")),
-        ("/v1/triggers/t", trigger("0 0 4 * * *"), trigger("0 0 5 * * *")),
+        ("/v1/triggers/t", trigger(["cron", "0 0 4 * * *"]), trigger(["cron", "0 0 5 * * *"])),
+        ("/v1/triggers/u", trigger(["every", "15m"]), trigger(["every", "16m"])),
     ];
     for (path, first, second) in plans {
         let put = |body: &Value, lines: &str| {
@@ -235,7 +236,9 @@ fn two_clients_that_edit_the_same_trigger_or_rule_undo_nothing() {
         assert_eq!(put(&first, "if-match: *\r\n"), refused(412, "precondition_failed"));
         assert_eq!(put(&first, "if-none-match: *\r\n"), done(), "{path}");
         assert_eq!(put(&first, "if-none-match: *\r\n"), refused(412, "precondition_failed"));
+        let first_tag = tag();
         assert_eq!(put(&first, ""), done(), "the same once more");
+        assert_eq!(tag(), first_tag, "which changes nothing");
         assert_eq!(put(&second, ""), refused(428, "precondition_required"));
         let seen = tag();
         assert_eq!(put(&second, &format!("if-match: \"0\", {seen}\r\n")), done());
@@ -248,6 +251,11 @@ fn two_clients_that_edit_the_same_trigger_or_rule_undo_nothing() {
         assert_eq!(delete(&format!("if-match: \"{}\"\r\n", "0".repeat(16))), 412);
         assert_eq!(delete(&format!("if-match: {}\r\n", tag())), 204);
     }
+    // What cannot run is refused, whatever the condition.
+    let wrong = json!({"pattern": "", "runner": ["job", "no-such-job"]});
+    let (status, refused) = ask(&serving, "PUT", "/v1/rules/wrong", Some(wrong));
+    assert!(status == 400 && refused.to_string().contains("no-such-job"), "{status} {refused}");
+    assert_eq!(ask(&serving, "GET", "/v1/rules/wrong", None).0, 404);
     assert_eq!(serving.end(), 0);
 }
 
@@ -285,6 +293,7 @@ fn what_a_client_has_is_not_sent_again_and_lists_have_pages() {
             ask_with(&serving, "GET", path, &format!("if-none-match: {tag}\r\n"), None).0
         };
         assert_eq!((known(&tag), known("\"other\"")), (304, 200), "{path}");
+        assert_eq!(known(&format!("W/{tag}")), 304, "a proxy that compresses weakens tags");
     }
     for name in ["x", "y", "z"] {
         let rule = json!({"pattern": name, "runner": ["shell", "a.sh"]});

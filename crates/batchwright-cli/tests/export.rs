@@ -113,6 +113,63 @@ fn an_execution_in_postgresql_is_exported_with_its_numbers() {
     promises(&place(Place::on(&database.quick_url())));
 }
 
+const CHILD: &str = r#"
+name = "child"
+[parameters]
+code = { type = "string", secret = true }
+[[steps]]
+name = "say"
+type = "command"
+argv = ["sh", "-c", "echo the code is ${params.code} >&2; exit 1"]
+"#;
+
+const PARENT: &str = r#"
+name = "parent"
+[parameters]
+key = { type = "string", secret = true }
+[[steps]]
+name = "inner"
+type = "job"
+job = "child.toml"
+parameters = { code = "${params.key}-and-more" }
+"#;
+
+#[test]
+fn a_secret_that_is_passed_to_another_job_stays_in_its_store() {
+    let place = Place::new();
+    place.write("child.toml", CHILD);
+    place.write("parent.toml", PARENT);
+    place.run(&["run", "parent.toml", "key=opensesame"]).expect(1);
+    place.run(&["export", "1", "--to", "1.batch"]).expect(0);
+    place.run(&["export", "2", "--to", "2.batch"]).expect(0);
+    for name in ["1.batch", "2.batch"] {
+        let file = place.bytes(name);
+        assert!(!file.windows(10).any(|window| window == b"opensesame"), "{name}");
+        let store = format!("sqlite://{}", place.path(name).display());
+        let started = place.run(&["--store", &store, "abandon", &name[..1]]);
+        assert!(started.err.contains("in which nothing runs"), "{}", started.err);
+    }
+}
+
+#[test]
+fn what_ran_when_it_was_exported_runs_in_the_file_for_ever() {
+    let place = Place::new();
+    place.write(
+        "wait.toml",
+        CHILD.replace("echo the code is ${params.code} >&2; exit 1", "sleep 60"),
+    );
+    let mut running = place.spawn(&["run", "wait.toml", "code=none"]);
+    common::until("it runs", || place.newest() == Some(1) && place.show(1)["status"] == "STARTED");
+    let done = place.run(&["export", "1"]).expect(0);
+    assert!(done.out.contains("it was running"), "{}", done.out);
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let view = View::of(&place, "execution-1.batch");
+    let one = get(&view.1, "/v1/executions/1");
+    assert!(one.contains(r#""status":"STARTED""#) && one.contains(r#""stale":false"#), "{one}");
+    assert_eq!(view.end(), Some(0));
+}
+
 #[test]
 fn an_export_without_records_has_none_and_replaces_no_file() {
     let place = place(Place::new());
@@ -123,9 +180,15 @@ fn an_export_without_records_has_none_and_replaces_no_file() {
     assert!(again.err.contains("`execution-3.batch` exists"), "{}", again.err);
     assert_eq!(place.bytes("execution-3.batch"), file);
     place.run(&["export", "99"]).expect(2);
-    for other in ["in.csv", "batchwright.db", "nothing.batch"] {
+    for (other, why) in [
+        ("in.csv", "is no export of an execution"),
+        ("batchwright.db", "is no export of an execution"),
+        ("nothing.batch", "there is no file"),
+    ] {
         let refused = place.run(&["view", other]).expect(2);
-        assert!(refused.err.contains("is no export of an execution"), "{}", refused.err);
+        assert!(refused.err.contains(why), "{}", refused.err);
     }
     assert!(!place.path("nothing.batch").exists());
+    let nowhere = place.run(&["export", "3", "--to", "no/folder.batch"]).expect(2);
+    assert!(nowhere.err.contains("cannot write `no/folder.batch`"), "{}", nowhere.err);
 }

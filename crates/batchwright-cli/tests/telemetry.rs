@@ -301,6 +301,23 @@ fn a_trace_goes_from_the_caller_through_the_execution_to_what_its_step_calls() {
 }
 
 #[test]
+fn what_is_not_sampled_here_is_not_asked_of_others() {
+    let Some(collector) = Collector::start() else { return };
+    let place = Place::new();
+    place.write("calls.toml", CALLS);
+    let given = |sampler: &str| {
+        let mut command = place.command(&["run", "calls.toml", &format!("flags={sampler}")]);
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint());
+        command.env("OTEL_TRACES_SAMPLER", sampler);
+        assert_eq!(command.output().unwrap().status.code(), Some(0));
+        place.read("given").trim().rsplit('-').next().unwrap().to_owned()
+    };
+    assert_eq!(given("parentbased_always_off"), "00");
+    assert_eq!(given("always_on"), "01");
+    assert_eq!(collector.spans(2).len(), 2, "of the second one");
+}
+
+#[test]
 fn a_trace_comes_with_a_request_and_each_call_of_a_runner_has_a_span() {
     let Some(collector) = Collector::start() else { return };
     let place = Place::new();

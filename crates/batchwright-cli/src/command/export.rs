@@ -3,22 +3,28 @@
 //! The file is a store in SQLite with the attempts of one instance: the dashboard, the verbs of this command and any tool for
 //! SQLite read it.
 
+use std::collections::{BTreeSet, HashMap};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use batchwright::audit::AuditEntry;
-use batchwright::clock::StopToken;
+use batchwright::clock::{Clock, StopToken, SystemClock};
 use batchwright::error::RepositoryError;
-use batchwright::execution::{ExecutionId, JobExecution, JobInstance, StepExecutionId};
+use batchwright::execution::{ExecutionId, JobExecution, StepExecution};
 use batchwright::operator::OperatorError;
+use batchwright::parameters::MASK;
 use batchwright::query::ExecutionFilter;
-use batchwright::store::JobRepository as _;
+use batchwright::store::{Durability, JobRepository as _};
 use batchwright::{JobOperator, JobParameters};
 use batchwright_server::api::HttpSettings;
 use batchwright_server::{Server, Shutdown};
-use batchwright_store::SqlRepository;
 use batchwright_store::rusqlite::{Connection, OpenFlags, params};
-use serde_json::json;
+use batchwright_store::{SqlRepository, SqliteDatabase, StoreOptions};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tracing::subscriber::NoSubscriber;
 
 use super::launch::target;
 use crate::args::{ExportArgs, Global, ViewArgs};
@@ -26,112 +32,137 @@ use crate::context::{App, who};
 use crate::error::{self, CliError};
 use crate::output;
 
-/// Attempts of the instance that are exported, the newest ones.
+/// Attempts of the instance that are exported: the execution and the newest other ones.
 const ATTEMPTS_MAX: usize = 100;
-/// Entries of the audit that are read to find those about the execution.
+/// Entries of the audit that are read to find those about the executions.
 const AUDIT_READ_MAX: usize = 10_000;
 /// The table with what the file is.
 const ABOUT: &str = "export";
+/// Shortest secret that is looked for in texts: shorter ones are in any text.
+const SECRET_BYTES_MIN: usize = 4;
+
+/// What was written.
+struct Written {
+    attempts: usize,
+    /// Attempts that the store has and the file has not.
+    left_out: u64,
+}
 
 /// Writes an execution, with the other attempts of its instance, to a file.
 pub(super) fn export(app: &App, global: &Global, args: &ExportArgs) -> Result<u8, CliError> {
     let id = target(app, &args.execution)?;
     let one = app.operator.explorer().execution(id)?;
     let to = args.to.clone().unwrap_or_else(|| PathBuf::from(format!("execution-{id}.batch")));
-    if to.exists() {
-        let what = format!("`{}` exists; name another file with `--to`", to.display());
-        return Err(CliError::Usage(what));
-    }
-    // A file that is not whole never has the name of one that is.
-    let name = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let part = to.with_file_name(format!(".{name}.part"));
-    remove(&part)?;
-    let written = write(app, &one, &part, !args.without_records);
-    let written = written.and_then(|count| {
+    let place = match to.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    // Takes the name, which two exports at once must not have.
+    std::fs::File::create_new(&to).map_err(|error| {
+        let file = to.display();
+        CliError::Usage(match error.kind() {
+            std::io::ErrorKind::AlreadyExists => {
+                format!("`{file}` exists; name another file with `--to`")
+            }
+            _ => format!("cannot write `{file}`: {error}; name another file with `--to`"),
+        })
+    })?;
+    let written = tempfile::tempdir_in(place).map_err(CliError::from).and_then(|folder| {
+        let part = folder.path().join("part");
+        let written = write(app, &one, &part, !args.without_records)?;
         std::fs::rename(&part, &to)?;
-        Ok(count)
+        Ok(written)
     });
     if written.is_err() {
-        remove(&part)?;
+        let _ = std::fs::remove_file(&to);
     }
-    let attempts = written?;
-    let result = json!({"file": to, "execution": id, "attempts": attempts});
+    let Written { attempts, left_out } = written?;
+    let is_running = one.status.is_running();
+    let result = json!({
+        "file": to, "execution": id, "attempts": attempts, "left_out": left_out, "running": is_running,
+    });
     output::document(global.format, &result, |_| {
         let file = to.display();
-        format!(
-            "wrote execution {id} and what its instance did before, {attempts} in all, to {file}\nOpen it: batchwright view {file}"
-        )
+        let mut text = format!("wrote execution {id} to {file}");
+        if attempts > 1 {
+            text.push_str(&format!(", with the other attempts of its instance, {attempts} in all"));
+        }
+        if left_out > 0 {
+            text.push_str(&format!("; {left_out} older ones are left out"));
+        }
+        if is_running {
+            text.push_str("; it was running, and the file has it as it was then");
+        }
+        format!("{text}\nOpen it: batchwright view {file}")
     })?;
     Ok(error::OK)
 }
 
-/// Removes a store in SQLite, if it is there.
-fn remove(path: &Path) -> std::io::Result<()> {
-    for end in ["", "-wal", "-shm"] {
-        let file = format!("{}{end}", path.display());
-        match std::fs::remove_file(file) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Writes the store of the export to `path`; returns the number of attempts.
+/// Writes the store of the export to `path`.
 fn write(
     app: &App,
     one: &JobExecution,
     path: &Path,
     with_records: bool,
-) -> Result<usize, CliError> {
+) -> Result<Written, CliError> {
     let queries = app.operator.queries();
     let filter = ExecutionFilter::of_instance(one.instance_id).limit(ATTEMPTS_MAX);
     let mut attempts = queries.executions(&filter)?;
-    attempts.reverse();
-    let store = SqlRepository::sqlite(path)?;
-    let numbers = Numbers::of(path)?;
-    let begun = attempts.first().map_or(one.created_at, |first| first.created_at);
-    numbers.next("job_instance", one.instance_id.0)?;
-    let mut tx = store.begin()?;
-    let instance: JobInstance = tx.insert_instance(&one.job, &one.parameters.key(), begun)?;
-    tx.commit()?;
-    for attempt in &attempts {
-        numbers.next("job_execution", attempt.id.0)?;
-        let mut tx = store.begin()?;
-        let row = JobExecution {
-            instance_id: instance.id,
-            parameters: shown(&attempt.parameters),
-            ..attempt.clone()
-        };
-        let id = tx.insert_execution(&row)?;
-        tx.commit()?;
-        let steps = queries.steps(id)?;
-        for step in &steps {
-            numbers.next("step_execution", step.id.0)?;
-            let mut tx = store.begin()?;
-            tx.insert_step(step)?;
-            tx.commit()?;
-        }
-        let mut tx = store.begin()?;
-        let number = |name: &str| steps.iter().rfind(|step| step.name == name).map(|it| it.id);
-        for mut skip in queries.skips(id)? {
-            if !with_records {
-                skip.content = None;
-            }
-            let step = number(&skip.step).unwrap_or(StepExecutionId(0));
-            tx.insert_skips(step, &[skip])?;
-        }
-        for event in queries.events(id)? {
-            tx.insert_event(&event)?;
-        }
-        for entry in audit_of(app, id)? {
-            tx.insert_audit(&entry)?;
-        }
-        tx.commit()?;
+    if !attempts.iter().any(|attempt| attempt.id == one.id) {
+        attempts.pop();
+        attempts.push(one.clone());
     }
+    attempts.reverse();
+    let left_out = queries.execution_count(&filter)?.saturating_sub(attempts.len() as u64);
+    let options = StoreOptions { durability: Durability::Process, ..StoreOptions::default() };
+    let database = SqliteDatabase::at(path).into();
+    // Its log speaks of a new store, which this is not.
+    let store = tracing::subscriber::with_default(NoSubscriber::default(), || {
+        SqlRepository::open(database, &options)
+    })?;
+    let mut copy = Copy { store: &store, file: Connection::open(path).map_err(broken)? };
+    copy.next("job_instance", one.instance_id.0)?;
+    let mut tx = store.begin()?;
+    let begun = attempts.first().map_or(one.created_at, |first| first.created_at);
+    tx.insert_instance(&one.job, &one.parameters.key(), begun)?;
+    tx.commit()?;
+    let audit = queries.audit(None, AUDIT_READ_MAX)?;
+    let mut secrets = BTreeSet::new();
+    for attempt in &attempts {
+        secrets_of(&attempt.parameters, &mut secrets);
+        copy.attempt(app, attempt, &audit, with_records, &mut secrets)?;
+    }
+    let Copy { file, .. } = copy;
     drop(store);
-    numbers.finish(app, one.id)?;
-    Ok(attempts.len())
+    finish(&file, app, one.id, &secrets)?;
+    Ok(Written { attempts: attempts.len(), left_out })
+}
+
+/// Collects the values that must not leave the store.
+fn secrets_of(parameters: &JobParameters, secrets: &mut BTreeSet<String>) {
+    for (name, one) in parameters.iter() {
+        if one.shown_as(name).value != one.value {
+            secrets.insert(one.value.to_string());
+        }
+    }
+}
+
+/// Collects the secret values within the JSON of a checkpoint, such as the parameters for the job of a step.
+fn secrets_within(json: &Value, secrets: &mut BTreeSet<String>) {
+    match json {
+        Value::Object(fields) => {
+            if fields.get("secret") == Some(&Value::Bool(true)) {
+                match fields.get("value") {
+                    Some(Value::String(text)) => drop(secrets.insert(text.clone())),
+                    Some(other) => drop(secrets.insert(other.to_string())),
+                    None => {}
+                }
+            }
+            fields.values().for_each(|value| secrets_within(value, secrets));
+        }
+        Value::Array(list) => list.iter().for_each(|value| secrets_within(value, secrets)),
+        _ => {}
+    }
 }
 
 /// Returns the parameters as they are shown: secret values are masked.
@@ -143,25 +174,14 @@ fn shown(parameters: &JobParameters) -> JobParameters {
     shown
 }
 
-/// Returns the commands about execution `id`, the oldest first.
-fn audit_of(app: &App, id: ExecutionId) -> Result<Vec<AuditEntry>, RepositoryError> {
-    let subject = format!("execution {id}");
-    let mut found = app.operator.queries().audit(None, AUDIT_READ_MAX)?;
-    found.retain(|entry| entry.subject == subject);
-    found.reverse();
-    Ok(found)
-}
-
-/// Gives the rows of the export the numbers that they have in their own store.
-struct Numbers {
+/// Copies rows into the store of the export, with the numbers that they have in their own store.
+struct Copy<'a> {
+    store: &'a SqlRepository,
+    /// The same file, to choose numbers.
     file: Connection,
 }
 
-impl Numbers {
-    fn of(path: &Path) -> Result<Self, CliError> {
-        Ok(Self { file: Connection::open(path).map_err(broken)? })
-    }
-
+impl Copy<'_> {
     /// Lets the next row of `table` have `number`.
     fn next(&self, table: &str, number: i64) -> Result<(), CliError> {
         let table = format!("bw_{table}");
@@ -172,36 +192,156 @@ impl Numbers {
         Ok(())
     }
 
-    /// Writes what the file is, and makes it one file without a journal.
-    fn finish(self, app: &App, id: ExecutionId) -> Result<(), CliError> {
-        let create = format!("CREATE TABLE {ABOUT} (name TEXT PRIMARY KEY, content TEXT)");
-        self.file.execute(&create, []).map_err(broken)?;
-        let about = [
-            ("execution", id.to_string()),
-            ("exported_at", app.operator.clock().now().to_string()),
-            ("exported_by", who()),
-            ("store", app.operator.store_id().to_owned()),
-            ("version", env!("CARGO_PKG_VERSION").to_owned()),
-        ];
-        for (name, content) in about {
-            let insert = format!("INSERT INTO {ABOUT} VALUES (?1, ?2)");
-            self.file.execute(&insert, [name, &content]).map_err(broken)?;
+    fn attempt(
+        &mut self,
+        app: &App,
+        attempt: &JobExecution,
+        audit: &[AuditEntry],
+        with_records: bool,
+        secrets: &mut BTreeSet<String>,
+    ) -> Result<(), CliError> {
+        let (queries, id) = (app.operator.queries(), attempt.id);
+        self.next("job_execution", id.0)?;
+        let row = JobExecution { parameters: shown(&attempt.parameters), ..attempt.clone() };
+        let mut tx = self.store.begin()?;
+        tx.insert_execution(&row)?;
+        tx.commit()?;
+        // What refers to steps comes first: a running execution may begin one in between.
+        let (mut skips, events) = (queries.skips(id)?, queries.events(id)?);
+        let steps = queries.steps(id)?;
+        self.steps(&steps)?;
+        for checkpoint in steps.iter().filter_map(|step| step.checkpoint.as_ref()) {
+            if let Ok(json) = serde_json::from_str(checkpoint) {
+                secrets_within(&json, secrets);
+            }
         }
-        self.file.pragma_update(None, "journal_mode", "DELETE").map_err(broken)
+        let numbers: HashMap<_, _> = steps.iter().map(|step| (&*step.name, step.id)).collect();
+        let mut tx = self.store.begin()?;
+        for skip in &mut skips {
+            if !with_records {
+                skip.content = None;
+            }
+            let step = numbers.get(&*skip.step).ok_or_else(|| {
+                let what = format!("a skip of execution {id} names the step `{}`", skip.step);
+                CliError::from(RepositoryError::Corrupt { what })
+            })?;
+            tx.insert_skips(*step, std::slice::from_ref(skip))?;
+        }
+        for event in &events {
+            tx.insert_event(event)?;
+        }
+        let subject = format!("execution {id}");
+        let is_about = |entry: &&AuditEntry| {
+            entry.subject == subject || entry.subject.ends_with(&format!(" of {subject}"))
+        };
+        for entry in audit.iter().rev().filter(is_about) {
+            tx.insert_audit(entry)?;
+        }
+        Ok(tx.commit()?)
     }
+
+    /// Inserts the steps; those with numbers that follow each other in one transaction.
+    fn steps(&self, steps: &[StepExecution]) -> Result<(), CliError> {
+        let follows = |one: &StepExecution, next: &StepExecution| one.id.0 + 1 == next.id.0;
+        for run in steps.chunk_by(follows) {
+            self.next("step_execution", run[0].id.0)?;
+            let mut tx = self.store.begin()?;
+            for step in run {
+                tx.insert_step(step)?;
+            }
+            tx.commit()?;
+        }
+        Ok(())
+    }
+}
+
+/// Removes the secrets from all texts, writes what the file is, lets nothing run in it, and makes it one file without a journal.
+fn finish(
+    file: &Connection,
+    app: &App,
+    id: ExecutionId,
+    secrets: &BTreeSet<String>,
+) -> Result<(), CliError> {
+    let long = secrets.iter().filter(|secret| secret.len() >= SECRET_BYTES_MIN);
+    for secret in long {
+        let quoted = Value::from(secret.as_str()).to_string();
+        for text in [secret.as_str(), &quoted[1..quoted.len() - 1]] {
+            mask(file, text).map_err(broken)?;
+        }
+    }
+    let about = [
+        ("execution", id.to_string()),
+        ("exported_at", app.operator.clock().now().to_string()),
+        ("exported_by", who()),
+        ("store", app.operator.store_id().to_owned()),
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+    ];
+    let create = format!("CREATE TABLE {ABOUT} (name TEXT PRIMARY KEY, content TEXT)");
+    file.execute(&create, []).map_err(broken)?;
+    for (name, content) in about {
+        let insert = format!("INSERT INTO {ABOUT} VALUES (?1, ?2)");
+        file.execute(&insert, [name, &content]).map_err(broken)?;
+    }
+    for change in ["INSERT", "UPDATE"] {
+        let refuse = format!(
+            "CREATE TRIGGER {ABOUT}_{change} BEFORE {change} ON bw_job_execution \
+             BEGIN SELECT RAISE(ABORT, 'this is an export of an execution, in which nothing runs'); END"
+        );
+        file.execute(&refuse, []).map_err(broken)?;
+    }
+    file.pragma_update(None, "journal_mode", "DELETE").map_err(broken)
+}
+
+/// Masks `secret` in each text of the file.
+fn mask(file: &Connection, secret: &str) -> Result<(), batchwright_store::rusqlite::Error> {
+    let columns = "SELECT t.name, c.name FROM sqlite_schema t, pragma_table_info(t.name) c \
+         WHERE t.type = 'table' AND t.name LIKE 'bw\\_%' ESCAPE '\\' AND c.type LIKE 'TEXT%'";
+    let mut statement = file.prepare(columns)?;
+    let found = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let columns: Vec<(String, String)> = found.collect::<Result<_, _>>()?;
+    for (table, column) in columns {
+        let update = format!(
+            "UPDATE \"{table}\" SET \"{column}\" = replace(\"{column}\", ?1, ?2) WHERE instr(\"{column}\", ?1) > 0"
+        );
+        file.execute(&update, [secret, MASK])?;
+    }
+    Ok(())
 }
 
 fn broken(error: batchwright_store::rusqlite::Error) -> CliError {
     OperatorError::from(RepositoryError::unavailable("write the export", error)).into()
 }
 
+/// A clock that shows the time of the export: what ran then runs, and is not lost.
+#[derive(Debug)]
+struct ExportClock {
+    at: Timestamp,
+    system: SystemClock,
+}
+
+impl Clock for ExportClock {
+    fn now(&self) -> Timestamp {
+        self.at
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.system.elapsed()
+    }
+
+    fn wait(&self, duration: Duration, stop: &StopToken) {
+        self.system.wait(duration, stop);
+    }
+}
+
 /// Shows the dashboard of an export until a signal arrives. The file stays as it is.
 pub(super) fn view(global: &Global, args: &ViewArgs) -> Result<u8, CliError> {
-    let id = exported(&args.file)?;
+    let About { execution: id, at, by } = exported(&args.file)?;
     let folder = tempfile::tempdir()?;
     let copy = folder.path().join("export.db");
     std::fs::copy(&args.file, &copy)?;
-    let operator = JobOperator::new(std::sync::Arc::new(SqlRepository::sqlite(&copy)?));
+    let store = Arc::new(SqlRepository::sqlite(&copy)?);
+    let clock = ExportClock { at, system: SystemClock::default() };
+    let operator = JobOperator::builder(store).clock(clock).build();
     let stop = StopToken::default();
     let asked = stop.clone();
     let shutdown = Shutdown::listen(global.grace, move || asked.request())?;
@@ -209,7 +349,10 @@ pub(super) fn view(global: &Global, args: &ViewArgs) -> Result<u8, CliError> {
         Server::builder(operator).http(HttpSettings::new(args.http)).read_only().start()?;
     if let Some(http) = server.http_address() {
         let mut stdout = std::io::stdout();
-        writeln!(stdout, "Execution {id}: http://{http}/executions/{id}")?;
+        let text = format!(
+            "Execution {id}: http://{http}/executions/{id}\nAs it was at {at:.0}, exported by {by}; nothing can be changed here.\n"
+        );
+        stdout.write_all(text.as_bytes())?;
         stdout.flush()?;
     }
     server.supervise(&stop);
@@ -218,16 +361,30 @@ pub(super) fn view(global: &Global, args: &ViewArgs) -> Result<u8, CliError> {
     Ok(error::OK)
 }
 
-/// Returns the number of the execution that `file` is an export of.
-fn exported(file: &Path) -> Result<String, CliError> {
+/// What a file says about itself.
+struct About {
+    execution: String,
+    at: Timestamp,
+    by: String,
+}
+
+/// Returns what `file` is an export of.
+fn exported(file: &Path) -> Result<About, CliError> {
     let wrong = |why: String| {
         let file = file.display();
         CliError::Usage(format!("`{file}` is no export of an execution: {why}"))
     };
+    if !file.is_file() {
+        return Err(CliError::Usage(format!("there is no file `{}`", file.display())));
+    }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let opened = Connection::open_with_flags(file, flags);
     let opened = opened.map_err(|error| wrong(error.to_string()))?;
-    let select = format!("SELECT content FROM {ABOUT} WHERE name = 'execution'");
-    let found = opened.query_row(&select, [], |row| row.get(0));
-    found.map_err(|error| wrong(error.to_string()))
+    let look = |name: &str| {
+        let select = format!("SELECT content FROM {ABOUT} WHERE name = ?1");
+        let found = opened.query_row(&select, [name], |row| row.get::<_, String>(0));
+        found.map_err(|error| wrong(error.to_string()))
+    };
+    let at = look("exported_at")?.parse().map_err(|_| wrong("its time is no time".to_owned()))?;
+    Ok(About { execution: look("execution")?, at, by: look("exported_by")? })
 }

@@ -97,7 +97,13 @@ pub(super) fn executions(
             one.job.clone(),
             status,
             one.exit.code.clone(),
-            one.steps.iter().map(|step| step.counters.skips()).sum::<u64>().to_string(),
+            // A partitioned step has the skips of its partitions.
+            one.steps
+                .iter()
+                .filter(|step| step.partition.is_none())
+                .map(|step| step.counters.skips())
+                .sum::<u64>()
+                .to_string(),
             format!("{:.0}", one.created_at),
             parameters.join(" "),
         ]
