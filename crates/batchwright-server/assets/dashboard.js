@@ -74,7 +74,7 @@
     try {
       const answer = await fetch(location.href, { headers: { accept: 'text/html' }, redirect: 'manual' });
       if (answer.type === 'opaqueredirect' || answer.status === 401) { signedOut = true; silent(); notLive('Signed out: load the page again'); return; }
-      if (answer.status >= 500) { due = true; last = Date.now() + 4000; }
+      if (answer.status >= 500 || answer.status === 429) { due = true; last = Date.now() + 4000; }
       else if (!answer.ok) notLive('This page is not there any more');
       if (answer.ok) {
         const page = new DOMParser().parseFromString(await answer.text(), 'text/html');

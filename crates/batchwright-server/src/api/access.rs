@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::oidc::Oidc;
-use super::rate::Rate;
+use super::rate::{Key, Rate};
 use super::session::Sessions;
 use super::{OidcSettings, Problem};
 
@@ -110,6 +110,10 @@ impl Default for AccessRules {
     }
 }
 
+/// The address from which a request comes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub(super) IpAddr);
+
 /// The rules of access, and the sessions of people who signed in.
 pub(super) struct Gate {
     pub(super) rules: AccessRules,
@@ -132,10 +136,13 @@ pub(super) async fn check(
         && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     let admitted = gate.admit(request.method(), request.uri(), request.headers(), is_preflight);
     let path = request.uri().path();
-    let is_free = is_preflight || is_sign_of_life(path) || path.starts_with("/assets/");
+    // What needs no token and changes nothing is the same for everyone.
+    let is_free = is_preflight || request.method().is_safe() && is_public(path);
     let limited = gate.rate.as_ref().filter(|_| !is_free).map(|rate| {
         let name = admitted.as_ref().ok().map(|caller| caller.name.as_str());
-        rate.take(name.filter(|name| !name.is_empty()))
+        let name = name.filter(|name| !name.is_empty()).map(|name| Key::Name(name.to_owned()));
+        let peer = request.extensions().get::<Peer>().map(|Peer(address)| *address);
+        rate.take(name.unwrap_or(Key::Address(peer)))
     });
     let mut response = match (admitted, limited.transpose()) {
         (_, Err(problem)) => problem.into_response(),
@@ -148,7 +155,11 @@ pub(super) async fn check(
             response.headers_mut().extend(fields.unwrap_or_default());
             response
         }
-        (Err(problem), Ok(_)) => problem.into_response(),
+        (Err(problem), Ok(fields)) => {
+            let mut response = problem.into_response();
+            response.headers_mut().extend(fields.unwrap_or_default());
+            response
+        }
     };
     let headers = response.headers_mut();
     if !rules.origins.is_empty() {

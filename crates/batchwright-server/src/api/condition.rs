@@ -73,9 +73,9 @@ enum Tags {
     Some(Vec<String>),
 }
 
-/// Parses a header with tags; weak ones are tags that match nothing.
+/// Parses a header with tags. Weak ones count for `If-None-Match` alone: for a change they match nothing.
 fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Problem> {
-    let mut found = Vec::new();
+    let (mut found, takes_weak) = (Vec::new(), *name == IF_NONE_MATCH);
     for value in headers.get_all(name) {
         let wrong = || {
             Problem::invalid(format!("the header {name} must be `*` or tags in quotation marks"))
@@ -85,7 +85,8 @@ fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Problem>
                 "*" if tag == "*" => return Ok(Some(Tags::Any)),
                 quoted if quoted.len() >= 2 && quoted.starts_with('"') && quoted.ends_with('"') => {
                     let is_weak = quoted.len() != tag.len();
-                    found.extend((!is_weak).then(|| quoted[1..quoted.len() - 1].to_owned()));
+                    let counts = takes_weak || !is_weak;
+                    found.extend(counts.then(|| quoted[1..quoted.len() - 1].to_owned()));
                 }
                 _ => return Err(wrong()),
             }

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tower::Service;
 
+use super::access::Peer;
 use super::oidc::Oidc;
 use super::{AccessRules, Api};
 use crate::kcp::{Tls, acceptor};
@@ -111,6 +112,8 @@ impl HttpListener {
         let (mut clients, served_until) = (JoinSet::new(), end.clone());
         let serve = |stream: TcpStream, clients: &mut JoinSet<()>| {
             let _ = stream.set_nodelay(true);
+            let Ok(peer) = stream.peer_addr() else { return };
+            let peer = Peer(peer.ip());
             // When streams or incomplete requests take all connections, the health checks still answer.
             let (place, router) = match Arc::clone(&places).try_acquire_owned() {
                 Ok(place) => (place, router.clone()),
@@ -123,7 +126,7 @@ impl HttpListener {
             match &self.tls {
                 None => {
                     clients.spawn(async move {
-                        connection(stream, router, end).await;
+                        connection(stream, peer, router, end).await;
                         drop(place);
                     });
                 }
@@ -131,7 +134,7 @@ impl HttpListener {
                     let handshake = tls.accept(stream);
                     clients.spawn(async move {
                         match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
-                            Ok(Ok(stream)) => connection(stream, router, end).await,
+                            Ok(Ok(stream)) => connection(stream, peer, router, end).await,
                             Ok(Err(error)) => {
                                 tracing::debug!(%error, "the TLS handshake of a client failed")
                             }
@@ -174,13 +177,15 @@ impl HttpListener {
 /// client disconnects.
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin,
+    peer: Peer,
     router: Router,
     mut end: watch::Receiver<bool>,
 ) {
     let is_used = Arc::new(AtomicBool::new(false));
     let used = Arc::clone(&is_used);
-    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         used.store(true, Ordering::Relaxed);
+        request.extensions_mut().insert(peer);
         router.clone().call(request)
     });
     let mut http = hyper::server::conn::http1::Builder::new();

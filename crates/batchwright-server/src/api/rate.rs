@@ -2,6 +2,7 @@
 //! (ITU-T I.371); header fields: draft-ietf-httpapi-ratelimit-headers-10.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,18 +12,27 @@ use batchwright::clock::Clock;
 
 use super::Problem;
 
-/// Most callers that are remembered; those whose limit is whole again are forgotten first.
+/// Most callers that are remembered; those whose limit is whole again are forgotten first, and further ones share one limit.
 const CALLERS_MAX: usize = 10_000;
 
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const LEFT: HeaderName = HeaderName::from_static("ratelimit");
 
+/// Whose requests are counted together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    /// Those of a caller that is known by its token or its session.
+    Name(String),
+    /// Those of everyone else at an address, if that is known.
+    Address(Option<IpAddr>),
+}
+
 /// Counts the requests of each caller.
 pub(super) struct Rate {
     per_second: NonZeroU32,
     clock: Arc<dyn Clock>,
-    /// When the limit of each caller is whole again; `None` is everyone who is not let in.
-    whole_at: Mutex<HashMap<Option<String>, Duration>>,
+    /// When the limit of each caller is whole again.
+    whole_at: Mutex<HashMap<Key, Duration>>,
 }
 
 /// What is left of a limit.
@@ -39,24 +49,24 @@ impl Rate {
         Self { per_second, clock, whole_at: Mutex::default() }
     }
 
-    /// Counts a request of `caller`; `None` is one who is not let in. Returns the header fields of the answer.
+    /// Counts a request of `caller`. Returns the header fields of the answer.
     ///
     /// # Errors
     ///
     /// The caller has used up its limit.
-    pub(super) fn take(&self, caller: Option<&str>) -> Result<HeaderMap, Problem> {
+    pub(super) fn take(&self, mut caller: Key) -> Result<HeaderMap, Problem> {
         let now = self.clock.elapsed();
         let mut callers = self.whole_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let caller = caller.map(str::to_owned);
+        if callers.len() >= CALLERS_MAX && !callers.contains_key(&caller) {
+            callers.retain(|_, whole_at| *whole_at > now);
+            if callers.len() >= CALLERS_MAX {
+                caller = Key::Address(None);
+            }
+        }
         let whole_at = callers.get(&caller).copied().unwrap_or_default();
         match take(whole_at, now, self.per_second) {
             Ok((whole_at, left)) => {
-                if callers.len() >= CALLERS_MAX {
-                    callers.retain(|_, whole_at| *whole_at > now);
-                }
-                if callers.len() < CALLERS_MAX || callers.contains_key(&caller) {
-                    callers.insert(caller, whole_at);
-                }
+                callers.insert(caller, whole_at);
                 Ok(self.fields(left))
             }
             Err(left) => {
@@ -112,14 +122,26 @@ mod tests {
     fn a_caller_may_ask_so_often_in_a_second_and_not_more() {
         let clock = SimClock::at(jiff::Timestamp::UNIX_EPOCH);
         let rate = Rate::new(NonZeroU32::new(4).unwrap(), Arc::new(clock.clone()));
-        let count = |caller| (0..10).filter(|_| rate.take(caller).is_ok()).count();
-        assert_eq!(count(Some("nightly")), 4);
-        assert_eq!(count(Some("other")), 4, "each has its own");
-        assert_eq!(count(None), 4, "and those who are not let in share one");
+        let count = |caller: &Key| (0..10).filter(|_| rate.take(caller.clone()).is_ok()).count();
+        let nightly = Key::Name("nightly".to_owned());
+        assert_eq!(count(&nightly), 4);
+        assert_eq!(count(&Key::Name("other".to_owned())), 4, "each has its own");
+        for address in ["192.0.2.1", "192.0.2.2"] {
+            assert_eq!(count(&Key::Address(address.parse().ok())), 4, "and each address");
+        }
         clock.advance(Duration::from_millis(500));
-        assert_eq!(count(Some("nightly")), 2, "half of it is back");
+        assert_eq!(count(&nightly), 2, "half of it is back");
         clock.advance(Duration::from_secs(3600));
-        assert_eq!(count(Some("nightly")), 4, "and never more than all of it");
+        assert_eq!(count(&nightly), 4, "and never more than all of it");
+    }
+
+    #[test]
+    fn very_many_callers_take_bounded_memory_and_none_is_without_a_limit() {
+        let rate = Rate::new(NonZeroU32::MIN, Arc::new(SimClock::at(jiff::Timestamp::UNIX_EPOCH)));
+        let take = |number: usize| rate.take(Key::Name(number.to_string())).is_ok();
+        assert_eq!((0..CALLERS_MAX).filter(|number| take(*number)).count(), CALLERS_MAX);
+        assert!(take(CALLERS_MAX) && !take(CALLERS_MAX + 1), "further ones share one");
+        assert!(rate.whole_at.lock().unwrap().len() <= CALLERS_MAX + 1);
     }
 
     #[test]

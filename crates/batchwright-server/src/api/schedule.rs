@@ -130,7 +130,11 @@ pub(super) async fn triggers(
 
 async fn get(api: &Api, identifier: String) -> Result<Response, Problem> {
     let answer = api.scheduler()?.read(Request::Get { identifier: identifier.clone() }).await?;
-    let row = answer.triggers().into_iter().next();
+    one_trigger(answer.triggers(), &identifier)
+}
+
+fn one_trigger(rows: Vec<TriggerRow>, identifier: &str) -> Result<Response, Problem> {
+    let row = rows.into_iter().next();
     let row = row.map(|row| with_tag(&trigger_tag(&row), &TriggerView::from(row)));
     row.ok_or_else(|| {
         let detail = format!("there is no trigger `{identifier}`");
@@ -178,8 +182,9 @@ pub(super) async fn set_trigger(
         }
         _ => return Err(Problem::invalid("a trigger needs either `at` or `plan`")),
     };
-    api.command(&caller, conditions.set(Request::Set { identifier: id.clone(), when })).await?;
-    get(&api, id).await
+    let set = conditions.set(Request::Set { identifier: id.clone(), when });
+    let stored = api.command(&caller, set).await?.triggers();
+    one_trigger(stored, &id)
 }
 
 /// Removes a trigger.
@@ -325,11 +330,14 @@ pub(super) async fn rule(
     _: NoQuery,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let found = all_rules(&api).await?;
-    let found = found.iter().find(|rule| rule.identifier == id);
+    one_rule(&all_rules(&api).await?, &id)
+}
+
+fn one_rule(rules: &[Rule], id: &str) -> Result<Response, Problem> {
+    let found = rules.iter().find(|rule| rule.identifier == id);
     found
         .map(|rule| with_tag(&rule_tag(rule), &RuleView::from(rule)))
-        .ok_or_else(|| no_such_rule(&id))
+        .ok_or_else(|| no_such_rule(id))
 }
 
 fn no_such_rule(id: &str) -> Problem {
@@ -361,8 +369,8 @@ pub(super) async fn set_rule(
     let settings = RuleSettings::parse(&body.runner).map_err(Problem::invalid)?;
     let (identifier, pattern) = (id.clone(), body.pattern);
     let set = conditions.set(Request::SetRule { identifier, pattern, settings });
-    api.command(&caller, set).await?;
-    rule(State(api), NoQuery, Path(id)).await
+    let stored = api.command(&caller, set).await?.rules();
+    one_rule(&stored, &id)
 }
 
 /// Removes a rule.

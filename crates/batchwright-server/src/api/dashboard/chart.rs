@@ -126,14 +126,15 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
 }
 
 /// Draws when each step and partition ran, with the ones that decided how long the execution took.
-pub(super) fn gantt(execution: &ExecutionSummary, now: Timestamp) -> Markup {
+pub(super) fn gantt(execution: &ExecutionSummary, is_whole: bool, now: Timestamp) -> Markup {
     const WIDTH: f64 = 1_000.0;
     let steps = &*execution.steps;
     let begin = execution.started_at.unwrap_or(execution.created_at);
     let end = execution.ended_at.unwrap_or(now).max(begin);
     let whole = seconds(begin, end).max(0.001);
     let x = |at: Timestamp| seconds(begin, at).clamp(0.0, whole) / whole * WIDTH;
-    let critical = critical(steps, now);
+    // Of a part it is not known which ones decided.
+    let critical = if is_whole { critical(steps, now) } else { Vec::new() };
     html! {
         @if steps.is_empty() { p.empty { "No step has begun." } }
         @else {

@@ -54,6 +54,7 @@ fn content(
             .map(|one| format!("{}: {}", one.code, cut(&one.message, 300)))
             .unwrap_or_default()
     };
+    let (steps, is_cut) = pairs(&a.steps, &b.steps);
     let by =
         |of: &ExecutionSummary| of.triggered_by.clone().unwrap_or_else(|| "application".to_owned());
     html! {
@@ -74,8 +75,8 @@ fn content(
         } } }
         section aria-labelledby="steps" { h2 #steps { "Steps" } div.scroll tabindex="0" role="region" aria-label="Counters of both" { table.list.compare {
             thead { tr { th { "Step" } th { "Counter" } th.right { (a.id) } th.right { (b.id) } } }
-            tbody { @for (left, right) in pairs(&a.steps, &b.steps) { (step(view, left, right)) } }
-        } } @if a.steps.len().max(b.steps.len()) > STEPS_MAX { p.hint { (STEPS_MAX) " steps and partitions: first those that differ." } } }
+            tbody { @for (left, right) in steps { (step(view, left, right)) } }
+        } } @if is_cut { p.hint { (STEPS_MAX) " steps and partitions: first those that differ." } } }
     }
 }
 
@@ -83,11 +84,12 @@ fn line(name: &str, left: &str, right: &str) -> Markup {
     html! { tr.differs[left != right] { th scope="row" { (name) } td.value { (left) } td.value { (right) } } }
 }
 
-/// Returns the steps of both executions, those with one name and partition beside each other; of very many, those that differ.
-fn pairs<'a>(
-    a: &'a [StepSummary],
-    b: &'a [StepSummary],
-) -> Vec<(Option<&'a StepSummary>, Option<&'a StepSummary>)> {
+/// A step of one execution beside that of the other.
+type Pair<'a> = (Option<&'a StepSummary>, Option<&'a StepSummary>);
+
+/// Returns the steps of both executions, those with one name and partition beside each other, and whether some are left out: of
+/// very many, those that are the same.
+fn pairs<'a>(a: &'a [StepSummary], b: &'a [StepSummary]) -> (Vec<Pair<'a>>, bool) {
     type Key<'a> = (&'a str, Option<&'a str>);
     fn key(step: &StepSummary) -> Key<'_> {
         (&*step.name, step.partition.as_deref())
@@ -100,16 +102,18 @@ fn pairs<'a>(
     let both = a.iter().map(|step| (Some(step), right.get(&key(step)).copied()));
     let added = b.iter().filter(|step| !left.contains_key(&key(step)));
     let mut pairs: Vec<_> = both.chain(added.map(|step| (None, Some(step)))).collect();
-    if pairs.len() > STEPS_MAX {
-        let is_same = |(left, right): &(Option<&StepSummary>, Option<&StepSummary>)| {
+    let is_cut = pairs.len() > STEPS_MAX;
+    if is_cut {
+        let is_same = |(left, right): &Pair<'_>| {
             left.zip(*right).is_some_and(|(left, right)| {
-                left.status == right.status && left.counters == right.counters
+                (left.status, left.counters, &left.exit, &left.failure)
+                    == (right.status, right.counters, &right.exit, &right.failure)
             })
         };
         pairs.sort_by_key(is_same);
         pairs.truncate(STEPS_MAX);
     }
-    pairs
+    (pairs, is_cut)
 }
 
 fn step(view: &View, left: Option<&StepSummary>, right: Option<&StepSummary>) -> Markup {

@@ -100,10 +100,15 @@ fn all_that_counts(
     Ok(kept)
 }
 
-/// Returns the steps and partitions that the page shows, in the order in which they began: of very many, those that are not
-/// completed before the others.
+/// Returns the steps and partitions that the page shows, in the order in which they began: of very many, first those that failed,
+/// then what else is not completed.
 fn chosen(mut steps: Vec<StepSummary>) -> Vec<StepSummary> {
-    steps.sort_by_key(|step| (step.status == BatchStatus::Completed, step.id));
+    let rank = |step: &StepSummary| match step.status {
+        BatchStatus::Failed => 0,
+        BatchStatus::Completed => 2,
+        _ => 1,
+    };
+    steps.sort_by_key(|step| (rank(step), step.id));
     steps.truncate(STEPS_SHOWN);
     steps.sort_by_key(|step| step.id);
     steps
@@ -126,7 +131,7 @@ fn content(view: &View, facts: &Facts) -> Markup {
             h1 { "Execution " (one.id) } (status(one.status, one.stale))
             @if view.may(Role::Operator) { div.actions { (actions(view, facts)) } }
         }
-        @if let Some(failure) = &one.failure { (failure_box(view, failure, &one.steps)) }
+        @if let Some(failure) = &one.failure { (failure_box(view, failure, &facts.all_steps)) }
         @for warning in &one.warnings { p.notice { (warning) } }
         dl.facts {
             dt { "Job" } dd { a href=(view.url(&job_path(&one.job))) { (one.job) } }
@@ -145,9 +150,9 @@ fn content(view: &View, facts: &Facts) -> Markup {
         @if let Some(units) = &facts.units { (units_section(units, one.status.is_running())) }
         section.wide aria-labelledby="times" {
             h2 #times { "Steps" }
-            (chart::gantt(one, view.now))
+            (chart::gantt(one, facts.all_steps.len() == one.steps.len(), view.now))
             (steps(one, view))
-            @if facts.all_steps.len() > STEPS_SHOWN { p.hint { (STEPS_SHOWN) " of more than " (number(facts.all_steps.len() as u64 - 1)) " steps and partitions: those that are not completed, and the first ones. " code { "GET /v1/executions/" (one.id) "/steps" } " has all." } }
+            @if facts.all_steps.len() > STEPS_SHOWN { p.hint { (STEPS_SHOWN) " of more than " (number(facts.all_steps.len() as u64 - 1)) " steps and partitions: first those that failed, then those that are not completed. " code { "GET /v1/executions/" (one.id) "/steps" } " has all." } }
         }
         (skips_section(view, facts, skipped))
         section aria-labelledby="parameters" {
@@ -211,7 +216,7 @@ fn failure_box(view: &View, failure: &Failure, steps: &[StepSummary]) -> Markup 
                 @if let Some(cause) = &step.failure { p { "Step " b { (step.name) } @if let Some(partition) = &step.partition { " (" (partition) ")" } ": " code { (cause.code) } " " (cut(&cause.message, 300)) } }
             }
             @let more = failed().count().saturating_sub(FAILURES_SHOWN);
-            @if more > 0 { p { (more) " further steps and partitions failed; the table has them first." } }
+            @if more > 0 { p { "At least " (number(more as u64)) " further steps and partitions failed." } }
         }
     }
 }

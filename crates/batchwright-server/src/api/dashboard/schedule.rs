@@ -16,7 +16,7 @@ use super::parts::{ago, clock, cut, duration, exact, micros, table, trigger_stat
 use super::view::View;
 use crate::kcp;
 use crate::message::words;
-use crate::scheduler::{LIST_MAX, Plan, Request, Rule, RuleSettings, When, plan_of};
+use crate::scheduler::{Condition, LIST_MAX, Plan, Request, Rule, RuleSettings, When, plan_of};
 
 /// Rows of a page of triggers.
 const ROWS: usize = 100;
@@ -221,9 +221,18 @@ fn set_form(view: &View) -> Markup {
                 label for="name" { "Name" } input #name name="name" required maxlength="255" spellcheck="false";
                 label for="when" { "When" } input #when name="when" required spellcheck="false" placeholder="cron \"30 2 * * *\" tz Europe/Berlin" aria-describedby="when-hint";
                 p #when-hint.hint { "A time such as " code { "2026-12-01 02:30:00" } " (UTC), or a plan in the words of " code { "batchwright schedule set" } ": " code { "cron \"30 2 * * *\" tz Europe/Berlin" } ", " code { "every 15m" } "." }
+                label { input type="checkbox" name="replace" value="yes"; " Replace the trigger of that name, if there is one" }
                 button.primary { "Plan" }
             })) }
         }
+    }
+}
+
+/// Returns a change that replaces what exists only if the form says so.
+fn unless_replaced(fields: &Fields, change: Request) -> Request {
+    match fields.text("replace") {
+        "yes" => change,
+        _ => Request::Conditional { condition: Condition::NewOrSame, change: Box::new(change) },
     }
 }
 
@@ -231,7 +240,8 @@ fn set_form(view: &View) -> Markup {
 pub(super) async fn set(view: View, fields: Fields) -> Result<Response, Problem> {
     let (identifier, text) = (fields.text("name").trim().to_owned(), fields.text("when").trim());
     let when = when(text, view.now)?;
-    view.api.command_as(&view.who(), Request::Set { identifier: identifier.clone(), when }).await?;
+    let set = unless_replaced(&fields, Request::Set { identifier: identifier.clone(), when });
+    view.api.command_as(&view.who(), set).await?;
     Ok(Redirect::to(&trigger_path(&identifier)).into_response())
 }
 
@@ -269,6 +279,7 @@ fn rules_section(view: &View, rules: &[Rule]) -> Markup {
                         label for="pattern" { "Triggers that begin with" } input #pattern name="pattern" spellcheck="false";
                         label for="runner" { "Runs" } input #runner name="runner" required spellcheck="false" placeholder="job import-orders" aria-describedby="runner-hint";
                         p #runner-hint.hint { "In the words of " code { "batchwright rule set" } ": " code { "job NAME" } ", " code { "shell /path/of/program" } ", " code { "http https://example.org/hook" } "." }
+                        label { input type="checkbox" name="replace" value="yes"; " Replace the rule of that name, if there is one" }
                         button.primary { "Set" }
                     })) }
                 }
@@ -284,7 +295,8 @@ pub(super) async fn set_rule(view: View, fields: Fields) -> Result<Response, Pro
     let words =
         words(fields.text("runner")).map_err(|error| Problem::invalid(error.to_string()))?;
     let settings = RuleSettings::parse(&words).map_err(Problem::invalid)?;
-    view.api.command_as(&view.who(), Request::SetRule { identifier, pattern, settings }).await?;
+    let set = unless_replaced(&fields, Request::SetRule { identifier, pattern, settings });
+    view.api.command_as(&view.who(), set).await?;
     Ok(Redirect::to("/schedule").into_response())
 }
 
