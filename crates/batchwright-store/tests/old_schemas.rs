@@ -645,17 +645,19 @@ fn triggers_slots_and_rules_read_as_they_were_stored() {
 }
 
 /// The migrations of the servers, which begin with version 2.
-const POSTGRES: [(i64, &str); 4] = [
+const POSTGRES: [(i64, &str); 5] = [
     (2, include_str!("../migrations/postgres/0002_init.sql")),
     (3, include_str!("../migrations/postgres/0003_scheduler.sql")),
     (4, include_str!("../migrations/postgres/0004_progressive.sql")),
     (5, include_str!("../migrations/postgres/0005_requests.sql")),
+    (6, include_str!("../migrations/postgres/0006_facts.sql")),
 ];
-const MYSQL: [(i64, &str); 4] = [
+const MYSQL: [(i64, &str); 5] = [
     (2, include_str!("../migrations/mysql/0002_init.sql")),
     (3, include_str!("../migrations/mysql/0003_scheduler.sql")),
     (4, include_str!("../migrations/mysql/0004_progressive.sql")),
     (5, include_str!("../migrations/mysql/0005_requests.sql")),
+    (6, include_str!("../migrations/mysql/0006_facts.sql")),
 ];
 
 /// Makes the store of `old` on a server: the first migrations, and the rows of the fixture.
