@@ -391,8 +391,27 @@ async fn script(text: &'static str) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/javascript; charset=utf-8")], text)
 }
 
+/// Requests that work on the store at once. Further ones wait without a thread: each thread has memory of its own, hundreds of them
+/// some gigabytes, and no store answers sooner because more ask.
+const AT_ONCE_MAX: usize = 16;
+
+static PLACES: Semaphore = Semaphore::const_new(AT_ONCE_MAX);
+
 /// Runs `work`, which blocks on the store, on a separate thread.
 pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    let place = PLACES.acquire().await.map_err(|_| Problem::internal())?;
+    on_thread(move || {
+        // The place is free when the work ends, also when its client has gone.
+        let _place = place;
+        work()
+    })
+    .await
+}
+
+/// Runs `work`, which has a limit of its own, on a separate thread.
+async fn on_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
     match tokio::task::spawn_blocking(work).await {
@@ -423,5 +442,41 @@ impl utoipa::Modify for Bearer {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
         document.components.get_or_insert_default().add_security_scheme("bearer", scheme);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Condvar, Mutex};
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn however_many_requests_come_few_work_on_the_store_at_once() {
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let gate = Arc::new((Mutex::new(false), Condvar::new()));
+        let requests: Vec<_> = (0..100)
+            .map(|number| {
+                let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+                let gate = Arc::clone(&gate);
+                tokio::spawn(blocking(move || {
+                    most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    let open = gate.0.lock().unwrap();
+                    drop(gate.1.wait_while(open, |is_open| !*is_open).unwrap());
+                    running.fetch_sub(1, Ordering::SeqCst);
+                    Ok(number)
+                }))
+            })
+            .collect();
+        while running.load(Ordering::SeqCst) < AT_ONCE_MAX {
+            tokio::task::yield_now().await;
+        }
+        *gate.0.lock().unwrap() = true;
+        gate.1.notify_all();
+        for (number, request) in requests.into_iter().enumerate() {
+            assert_eq!(request.await.unwrap().ok(), Some(number));
+        }
+        assert_eq!(most.load(Ordering::SeqCst), AT_ONCE_MAX);
     }
 }

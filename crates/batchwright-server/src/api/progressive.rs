@@ -29,7 +29,7 @@ use super::body::{Asked, Body, Id, NoQuery, OwnerHeader, accepts, owner_token};
 use super::idempotency::{KeyHeader, Keyed, once};
 use super::jobs::ParameterInput;
 use super::problem::{PROBLEM_JSON, Verbatim};
-use super::{Api, Arrived, Problem, blocking, stream};
+use super::{Api, Arrived, Problem, blocking, on_thread, stream};
 
 /// Longest wait of a request for the final response.
 const WAIT_MAX: Duration = Duration::from_secs(120);
@@ -332,7 +332,7 @@ pub(super) async fn slice(
         stop: api.stop.clone(),
         ..SliceOrder::new(id, lane, body.seq, arrived)
     };
-    let answer = blocking(move || {
+    let answer = on_thread(move || {
         let execution = api.operator().explorer().execution(id)?;
         api.operator().explorer().job_of(&execution).map_err(|refusal| Problem::from(&refusal))?;
         let runtime = tokio::runtime::Handle::current();
