@@ -403,7 +403,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
 ) -> Result<T, Problem> {
     let place = PLACES.acquire().await.map_err(|_| Problem::internal())?;
     on_thread(move || {
-        // The place is free when the work ends, also when its client has gone.
+        // The place is free when the work ends, also when its client has left.
         let _place = place;
         work()
     })
