@@ -320,7 +320,7 @@ up() {
 down() {
     use "$1"
     local name
-    for name in pgbouncer postgres mariadb rabbitmq epmd redis nats kafka s3 ftp sftp web webdav api smtp; do
+    for name in pgbouncer postgres mariadb rabbitmq epmd redis nats kafka s3 gcs azure ftp sftp web webdav api smtp; do
         case $name in epmd) end epmd TERM ;; *) crash=CRASH_$name; end "$name" "${!crash}" ;; esac
     done
     [[ $HOME_DIR != */bw-services.* ]] || rm -rf "$HOME_DIR"
