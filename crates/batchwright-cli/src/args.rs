@@ -155,7 +155,7 @@ pub(crate) enum Command {
     Audit(AuditArgs),
     /// Write an execution and the other attempts of its instance to one file, to be attached to a report or opened with `view`.
     #[command(
-        after_help = "Values of secret parameters are masked wherever they are. Messages, contexts and skipped records are exported as they are stored; `--without-records` leaves the records out, but messages may quote values of them. Executions that its steps started are exported by themselves, and lanes of progressive executions are left out.\n\nExample:\n  batchwright export 42 --to import.batch\n  batchwright view import.batch"
+        after_help = "Values of secret parameters are masked, also where messages and checkpoints quote them as they are. Messages, contexts and skipped records are exported as they are stored; `--without-records` leaves the records out, but messages may quote values of them. Executions that its steps started are exported by themselves, and lanes of progressive executions are left out.\n\nExample:\n  batchwright export 42 --to import.batch\n  batchwright view import.batch"
     )]
     Export(ExportArgs),
     /// Show the dashboard of a file that `export` wrote, until a signal arrives; nothing can be changed there.

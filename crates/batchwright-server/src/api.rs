@@ -38,7 +38,7 @@ use std::time::Duration;
 use axum::Extension;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{Html, IntoResponse};
 use axum::routing::get;
@@ -164,7 +164,7 @@ impl Api {
             return Ok(());
         }
         let reason = "this program has no worker that would run the execution; nothing was started";
-        let status = axum::http::StatusCode::SERVICE_UNAVAILABLE;
+        let status = StatusCode::SERVICE_UNAVAILABLE;
         Err(Problem::new(status, "no_worker", reason))
     }
 
@@ -214,7 +214,7 @@ impl Api {
             .route("/readyz", get(health::ready))
             .fallback(|| async {
                 let reason = "the server has reached its limit of connections; try again later";
-                let status = axum::http::StatusCode::SERVICE_UNAVAILABLE;
+                let status = StatusCode::SERVICE_UNAVAILABLE;
                 Problem::new(status, "overloaded", reason)
                     .retry_after(5)
                     .header(header::CONNECTION, "close".to_owned())
@@ -391,17 +391,39 @@ async fn script(text: &'static str) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/javascript; charset=utf-8")], text)
 }
 
-/// Requests that work on the store at once. Further ones wait without a thread: each thread has memory of its own, hundreds of them
-/// some gigabytes, and no store answers sooner because more ask.
+/// Requests that read the store at once, and those that give a command at once. Further ones wait without a thread: each thread
+/// has memory of its own, hundreds of them some gigabytes, and no store answers sooner because more ask. A command may wait for a
+/// job, and must not keep pages from being read.
 const AT_ONCE_MAX: usize = 16;
+/// How long a request waits for its turn.
+const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 
-static PLACES: Semaphore = Semaphore::const_new(AT_ONCE_MAX);
+static READING: Semaphore = Semaphore::const_new(AT_ONCE_MAX);
+static COMMANDING: Semaphore = Semaphore::const_new(AT_ONCE_MAX);
 
-/// Runs `work`, which blocks on the store, on a separate thread.
+/// Runs `work`, which reads the store, on a separate thread.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
-    let place = PLACES.acquire().await.map_err(|_| Problem::internal())?;
+    in_turn(&READING, work).await
+}
+
+/// Runs `work`, which gives a command, on a separate thread.
+async fn commanding<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    in_turn(&COMMANDING, work).await
+}
+
+async fn in_turn<T: Send + 'static>(
+    places: &'static Semaphore,
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    let Ok(Ok(place)) = tokio::time::timeout(TURN_TIMEOUT, places.acquire()).await else {
+        let detail = "more requests came than the store answers; try again later";
+        let overloaded = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail);
+        return Err(overloaded.retry_after(5));
+    };
     on_thread(move || {
         // The place is free when the work ends, also when its client has left.
         let _place = place;
@@ -452,6 +474,9 @@ mod tests {
 
     use super::*;
 
+    /// Those of this test alone.
+    static PLACES: Semaphore = Semaphore::const_new(AT_ONCE_MAX);
+
     #[tokio::test(flavor = "multi_thread")]
     async fn however_many_requests_come_few_work_on_the_store_at_once() {
         let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -460,7 +485,7 @@ mod tests {
             .map(|number| {
                 let (running, most) = (Arc::clone(&running), Arc::clone(&most));
                 let gate = Arc::clone(&gate);
-                tokio::spawn(blocking(move || {
+                tokio::spawn(in_turn(&PLACES, move || {
                     most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                     let open = gate.0.lock().unwrap();
                     drop(gate.1.wait_while(open, |is_open| !*is_open).unwrap());

@@ -12,7 +12,7 @@ pub(crate) mod runner;
 pub(crate) mod time;
 mod trigger;
 
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use batchwright::clock::Clock;
@@ -53,7 +53,7 @@ pub struct Scheduler {
     jobs: JobStarter,
     clock: Arc<dyn Clock>,
     /// A connection of its own for questions, which must not wait for the ledger, nor the ledger for them.
-    reading: Arc<Mutex<Box<dyn ScheduleStore>>>,
+    reading: Arc<tokio::sync::Mutex<Box<dyn ScheduleStore>>>,
 }
 
 impl Scheduler {
@@ -71,7 +71,7 @@ impl Scheduler {
         runtime: Handle,
     ) -> Result<Self, StartError> {
         let (commands, asked) = mpsc::channel();
-        let reading = Arc::new(Mutex::new(store.open_another()?));
+        let reading = Arc::new(tokio::sync::Mutex::new(store.open_another()?));
         let lease = Arc::new(ServerLease::new(Arc::clone(&clock)));
         let dispatcher =
             Dispatcher::new(runtime, runners, Arc::clone(&lease), jobs.clone(), commands.clone())
@@ -120,11 +120,11 @@ impl Scheduler {
     ///
     /// [`Refused`], with the code `unavailable` when the store does not answer.
     pub(crate) async fn read(&self, question: Request) -> Result<Answer, Refused> {
-        let (reading, clock) = (Arc::clone(&self.reading), Arc::clone(&self.clock));
-        let answered = tokio::task::spawn_blocking(move || {
-            let mut store = reading.lock().unwrap_or_else(PoisonError::into_inner);
-            answer_question(&mut **store, &*clock, &question)
-        });
+        // Those who wait have no thread.
+        let mut store = Arc::clone(&self.reading).lock_owned().await;
+        let clock = Arc::clone(&self.clock);
+        let answered =
+            tokio::task::spawn_blocking(move || answer_question(&mut **store, &*clock, &question));
         match answered.await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => {

@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use batchwright::audit::AuditEntry;
 use batchwright::clock::{Clock, StopToken, SystemClock};
+use batchwright::context::ExecutionContext;
 use batchwright::error::RepositoryError;
-use batchwright::execution::{ExecutionId, JobExecution, StepExecution};
+use batchwright::event::Change;
+use batchwright::execution::{ExecutionId, JobExecution, SkipRecord, StepExecution};
 use batchwright::operator::OperatorError;
-use batchwright::parameters::MASK;
+use batchwright::parameters::{MASK, ParameterType};
 use batchwright::query::ExecutionFilter;
 use batchwright::store::{Durability, JobRepository as _};
 use batchwright::{JobOperator, JobParameters};
@@ -57,26 +59,28 @@ pub(super) fn export(app: &App, global: &Global, args: &ExportArgs) -> Result<u8
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };
-    // Takes the name, which two exports at once must not have.
-    std::fs::File::create_new(&to).map_err(|error| {
-        let file = to.display();
-        CliError::Usage(match error.kind() {
-            std::io::ErrorKind::AlreadyExists => {
-                format!("`{file}` exists; name another file with `--to`")
-            }
-            _ => format!("cannot write `{file}`: {error}; name another file with `--to`"),
-        })
-    })?;
-    let written = tempfile::tempdir_in(place).map_err(CliError::from).and_then(|folder| {
-        let part = folder.path().join("part");
-        let written = write(app, &one, &part, !args.without_records)?;
-        std::fs::rename(&part, &to)?;
-        Ok(written)
-    });
-    if written.is_err() {
-        let _ = std::fs::remove_file(&to);
+    let exists = || {
+        let what = format!("`{}` exists; name another file with `--to`", to.display());
+        CliError::Usage(what)
+    };
+    if to.exists() {
+        return Err(exists());
     }
-    let Written { attempts, left_out } = written?;
+    let refused = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => exists(),
+        _ => {
+            let file = to.display();
+            let what = format!("cannot write `{file}`: {error}; name another file with `--to`");
+            CliError::Usage(what)
+        }
+    };
+    // The name is given to the whole file; of two exports to one name, one is refused.
+    let folder = tempfile::tempdir_in(place).map_err(refused)?;
+    let part = folder.path().join("part");
+    let written = write(app, &one, &part, !args.without_records)?;
+    let part = tempfile::TempPath::try_from_path(&part).map_err(refused)?;
+    part.persist_noclobber(&to).map_err(|error| refused(error.error))?;
+    let Written { attempts, left_out } = written;
     let is_running = one.status.is_running();
     let result = json!({
         "file": to, "execution": id, "attempts": attempts, "left_out": left_out, "running": is_running,
@@ -114,6 +118,7 @@ fn write(
     }
     attempts.reverse();
     let left_out = queries.execution_count(&filter)?.saturating_sub(attempts.len() as u64);
+    let mask = Mask::of(app, &attempts)?;
     let options = StoreOptions { durability: Durability::Process, ..StoreOptions::default() };
     let database = SqliteDatabase::at(path).into();
     // Its log speaks of a new store, which this is not.
@@ -124,26 +129,120 @@ fn write(
     copy.next("job_instance", one.instance_id.0)?;
     let mut tx = store.begin()?;
     let begun = attempts.first().map_or(one.created_at, |first| first.created_at);
-    tx.insert_instance(&one.job, &one.parameters.key(), begun)?;
+    // The key of the instance is a hash of its parameters, from which a short secret could be guessed.
+    let key = format!("{}/{}", app.operator.store_id(), one.instance_id);
+    tx.insert_instance(&one.job, &key, begun)?;
     tx.commit()?;
     let audit = queries.audit(None, AUDIT_READ_MAX)?;
-    let mut secrets = BTreeSet::new();
     for attempt in &attempts {
-        secrets_of(&attempt.parameters, &mut secrets);
-        copy.attempt(app, attempt, &audit, with_records, &mut secrets)?;
+        copy.attempt(app, attempt, &audit, with_records, &mask)?;
     }
     let Copy { file, .. } = copy;
     drop(store);
-    finish(&file, app, one.id, &secrets)?;
+    finish(&file, app, one.id)?;
     Ok(Written { attempts: attempts.len(), left_out })
 }
 
-/// Collects the values that must not leave the store.
-fn secrets_of(parameters: &JobParameters, secrets: &mut BTreeSet<String>) {
-    for (name, one) in parameters.iter() {
-        if one.shown_as(name).value != one.value {
-            secrets.insert(one.value.to_string());
+/// Removes the values of secret parameters. They are removed before a row is written, so that they are nowhere in the file.
+struct Mask {
+    /// The longest first, because one may begin with another.
+    secrets: Vec<String>,
+}
+
+impl Mask {
+    /// Returns the mask of the secrets that the attempts have, also of those that a step passes to another job.
+    fn of(app: &App, attempts: &[JobExecution]) -> Result<Self, CliError> {
+        let mut secrets = BTreeSet::new();
+        for attempt in attempts {
+            for (name, one) in attempt.parameters.iter() {
+                let is_text = one.value.kind() == ParameterType::String;
+                if one.secret || is_text && one.shown_as(name).value != one.value {
+                    secrets.insert(one.value.to_string());
+                }
+            }
+            for step in app.operator.queries().steps(attempt.id)? {
+                let checkpoint = step.checkpoint.as_deref().map(serde_json::from_str);
+                if let Some(Ok(json)) = checkpoint {
+                    secrets_within(&json, &mut secrets);
+                }
+            }
         }
+        let mut secrets: Vec<_> =
+            secrets.into_iter().filter(|it| it.len() >= SECRET_BYTES_MIN).collect();
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        Ok(Self { secrets })
+    }
+
+    fn text(&self, text: &mut String) {
+        for secret in &self.secrets {
+            if text.contains(secret) {
+                *text = text.replace(secret, MASK);
+            }
+        }
+    }
+
+    /// Masks the texts within a JSON value, and the values that say that they are secret.
+    fn json(&self, json: &mut Value) {
+        match json {
+            Value::String(text) => self.text(text),
+            Value::Array(list) => list.iter_mut().for_each(|value| self.json(value)),
+            Value::Object(fields) => {
+                let is_secret = fields.get("secret") == Some(&Value::Bool(true));
+                for (name, value) in fields {
+                    match is_secret && name == "value" {
+                        true => *value = Value::from(MASK),
+                        false => self.json(value),
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Masks the texts of a JSON document. One that is no JSON is a text.
+    fn document(&self, text: &mut String) {
+        match serde_json::from_str(text) {
+            Ok(mut json) => {
+                self.json(&mut json);
+                *text = json.to_string();
+            }
+            Err(_) => self.text(text),
+        }
+    }
+
+    fn context(&self, context: &ExecutionContext) -> Result<ExecutionContext, CliError> {
+        let mut text = context.to_json();
+        self.document(&mut text);
+        ExecutionContext::from_json(&text).map_err(|error| {
+            RepositoryError::Corrupt { what: format!("a context: {error}") }.into()
+        })
+    }
+
+    fn execution(&self, one: &JobExecution) -> Result<JobExecution, CliError> {
+        let mut masked = JobExecution { context: self.context(&one.context)?, ..one.clone() };
+        masked.parameters = JobParameters::new();
+        for (name, parameter) in one.parameters.iter() {
+            masked.parameters.insert(name, parameter.shown_as(name));
+        }
+        self.text(&mut masked.exit.message);
+        masked.warnings.iter_mut().for_each(|warning| self.text(warning));
+        masked.failure.iter_mut().for_each(|failure| self.text(&mut failure.message));
+        masked.flow.decisions.values_mut().for_each(|result| self.text(result));
+        Ok(masked)
+    }
+
+    fn step(&self, one: &StepExecution) -> Result<StepExecution, CliError> {
+        let mut masked = StepExecution { context: self.context(&one.context)?, ..one.clone() };
+        self.text(&mut masked.exit.message);
+        masked.failure.iter_mut().for_each(|failure| self.text(&mut failure.message));
+        masked.checkpoint.iter_mut().for_each(|checkpoint| self.document(checkpoint));
+        Ok(masked)
+    }
+
+    fn skip(&self, skip: &mut SkipRecord) {
+        self.text(&mut skip.message);
+        skip.location.iter_mut().for_each(|location| self.text(location));
+        skip.content.iter_mut().for_each(|content| self.document(content));
     }
 }
 
@@ -163,15 +262,6 @@ fn secrets_within(json: &Value, secrets: &mut BTreeSet<String>) {
         Value::Array(list) => list.iter().for_each(|value| secrets_within(value, secrets)),
         _ => {}
     }
-}
-
-/// Returns the parameters as they are shown: secret values are masked.
-fn shown(parameters: &JobParameters) -> JobParameters {
-    let mut shown = JobParameters::new();
-    for (name, one) in parameters.iter() {
-        shown.insert(name, one.shown_as(name));
-    }
-    shown
 }
 
 /// Copies rows into the store of the export, with the numbers that they have in their own store.
@@ -198,56 +288,57 @@ impl Copy<'_> {
         attempt: &JobExecution,
         audit: &[AuditEntry],
         with_records: bool,
-        secrets: &mut BTreeSet<String>,
+        mask: &Mask,
     ) -> Result<(), CliError> {
         let (queries, id) = (app.operator.queries(), attempt.id);
         self.next("job_execution", id.0)?;
-        let row = JobExecution { parameters: shown(&attempt.parameters), ..attempt.clone() };
+        let row = mask.execution(attempt)?;
         let mut tx = self.store.begin()?;
         tx.insert_execution(&row)?;
         tx.commit()?;
         // What refers to steps comes first: a running execution may begin one in between.
         let (mut skips, events) = (queries.skips(id)?, queries.events(id)?);
         let steps = queries.steps(id)?;
-        self.steps(&steps)?;
-        for checkpoint in steps.iter().filter_map(|step| step.checkpoint.as_ref()) {
-            if let Ok(json) = serde_json::from_str(checkpoint) {
-                secrets_within(&json, secrets);
-            }
-        }
+        self.steps(&steps, mask)?;
         let numbers: HashMap<_, _> = steps.iter().map(|step| (&*step.name, step.id)).collect();
         let mut tx = self.store.begin()?;
         for skip in &mut skips {
             if !with_records {
                 skip.content = None;
             }
+            mask.skip(skip);
             let step = numbers.get(&*skip.step).ok_or_else(|| {
                 let what = format!("a skip of execution {id} names the step `{}`", skip.step);
                 CliError::from(RepositoryError::Corrupt { what })
             })?;
             tx.insert_skips(*step, std::slice::from_ref(skip))?;
         }
-        for event in &events {
-            tx.insert_event(event)?;
+        for mut event in events {
+            if let Change::Status { note: Some(note), .. } = &mut event.change {
+                mask.text(note);
+            }
+            tx.insert_event(&event)?;
         }
         let subject = format!("execution {id}");
         let is_about = |entry: &&AuditEntry| {
             entry.subject == subject || entry.subject.ends_with(&format!(" of {subject}"))
         };
         for entry in audit.iter().rev().filter(is_about) {
-            tx.insert_audit(entry)?;
+            let mut entry = entry.clone();
+            entry.detail.iter_mut().for_each(|detail| mask.text(detail));
+            tx.insert_audit(&entry)?;
         }
         Ok(tx.commit()?)
     }
 
     /// Inserts the steps; those with numbers that follow each other in one transaction.
-    fn steps(&self, steps: &[StepExecution]) -> Result<(), CliError> {
+    fn steps(&self, steps: &[StepExecution], mask: &Mask) -> Result<(), CliError> {
         let follows = |one: &StepExecution, next: &StepExecution| one.id.0 + 1 == next.id.0;
         for run in steps.chunk_by(follows) {
             self.next("step_execution", run[0].id.0)?;
             let mut tx = self.store.begin()?;
             for step in run {
-                tx.insert_step(step)?;
+                tx.insert_step(&mask.step(step)?)?;
             }
             tx.commit()?;
         }
@@ -255,20 +346,8 @@ impl Copy<'_> {
     }
 }
 
-/// Removes the secrets from all texts, writes what the file is, lets nothing run in it, and makes it one file without a journal.
-fn finish(
-    file: &Connection,
-    app: &App,
-    id: ExecutionId,
-    secrets: &BTreeSet<String>,
-) -> Result<(), CliError> {
-    let long = secrets.iter().filter(|secret| secret.len() >= SECRET_BYTES_MIN);
-    for secret in long {
-        let quoted = Value::from(secret.as_str()).to_string();
-        for text in [secret.as_str(), &quoted[1..quoted.len() - 1]] {
-            mask(file, text).map_err(broken)?;
-        }
-    }
+/// Writes what the file is, lets nothing run in it, and makes it one file without a journal.
+fn finish(file: &Connection, app: &App, id: ExecutionId) -> Result<(), CliError> {
     let about = [
         ("execution", id.to_string()),
         ("exported_at", app.operator.clock().now().to_string()),
@@ -290,22 +369,6 @@ fn finish(
         file.execute(&refuse, []).map_err(broken)?;
     }
     file.pragma_update(None, "journal_mode", "DELETE").map_err(broken)
-}
-
-/// Masks `secret` in each text of the file.
-fn mask(file: &Connection, secret: &str) -> Result<(), batchwright_store::rusqlite::Error> {
-    let columns = "SELECT t.name, c.name FROM sqlite_schema t, pragma_table_info(t.name) c \
-         WHERE t.type = 'table' AND t.name LIKE 'bw\\_%' ESCAPE '\\' AND c.type LIKE 'TEXT%'";
-    let mut statement = file.prepare(columns)?;
-    let found = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let columns: Vec<(String, String)> = found.collect::<Result<_, _>>()?;
-    for (table, column) in columns {
-        let update = format!(
-            "UPDATE \"{table}\" SET \"{column}\" = replace(\"{column}\", ?1, ?2) WHERE instr(\"{column}\", ?1) > 0"
-        );
-        file.execute(&update, [secret, MASK])?;
-    }
-    Ok(())
 }
 
 fn broken(error: batchwright_store::rusqlite::Error) -> CliError {

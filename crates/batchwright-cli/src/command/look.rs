@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use batchwright::execution::{ExecutionId, InstanceId};
+use batchwright::execution::{ExecutionId, ExecutionSummary, InstanceId};
 use batchwright::query::{ExecutionFilter, ExecutionSearch, InstancePage};
 use serde::Serialize;
 
@@ -97,13 +97,7 @@ pub(super) fn executions(
             one.job.clone(),
             status,
             one.exit.code.clone(),
-            // A partitioned step has the skips of its partitions.
-            one.steps
-                .iter()
-                .filter(|step| step.partition.is_none())
-                .map(|step| step.counters.skips())
-                .sum::<u64>()
-                .to_string(),
+            skips_of(one).to_string(),
             format!("{:.0}", one.created_at),
             parameters.join(" "),
         ]
@@ -112,6 +106,15 @@ pub(super) fn executions(
         output::more(summaries.len(), &format!("--before {next}, or another --limit"));
     }
     Ok(error::OK)
+}
+
+/// Returns how many records an execution skipped. A partitioned step has the sum of its partitions, once they have ended.
+fn skips_of(one: &ExecutionSummary) -> u64 {
+    let sum = |is_part: bool| -> u64 {
+        let steps = one.steps.iter().filter(|step| step.partition.is_some() == is_part);
+        steps.map(|step| step.counters.skips()).sum()
+    };
+    sum(false).max(sum(true))
 }
 
 /// Lists the commands that were given.

@@ -137,12 +137,13 @@ pub(super) async fn check(
     let admitted = gate.admit(request.method(), request.uri(), request.headers(), is_preflight);
     let path = request.uri().path();
     // What needs no token and changes nothing is the same for everyone.
-    let is_free = is_preflight || request.method().is_safe() && is_public(path);
+    let is_text = is_public(path) && path != "/v1/openapi.json" && !path.starts_with("/sign-in/");
+    let is_free = is_preflight || request.method().is_safe() && is_text;
     let limited = gate.rate.as_ref().filter(|_| !is_free).map(|rate| {
         let name = admitted.as_ref().ok().map(|caller| caller.name.as_str());
         let name = name.filter(|name| !name.is_empty()).map(|name| Key::Name(name.to_owned()));
         let peer = request.extensions().get::<Peer>().map(|Peer(address)| *address);
-        rate.take(name.unwrap_or(Key::Address(peer)))
+        rate.take(name.unwrap_or_else(|| Key::of(peer)))
     });
     let mut response = match (admitted, limited.transpose()) {
         (_, Err(problem)) => problem.into_response(),

@@ -16,7 +16,7 @@ use utoipa::IntoParams;
 
 use super::access::Caller;
 use super::body::{self, Body};
-use super::{Api, Problem, blocking};
+use super::{Api, Problem, commanding};
 
 /// The header, for the OpenAPI document.
 #[derive(IntoParams)]
@@ -100,7 +100,7 @@ pub(super) async fn once(
     start: impl FnOnce(&Api, Option<RequestKey>) -> Result<ExecutionId, Problem> + Send + 'static,
     answer: impl FnOnce(&Api, ExecutionId) -> Result<Response, Problem> + Send + 'static,
 ) -> Result<Response, Problem> {
-    blocking(move || {
+    commanding(move || {
         let (execution, is_replayed) = started(&api, key.as_ref(), || start(&api, key.clone()))?;
         let mut answer = answer(&api, execution)?;
         if is_replayed {

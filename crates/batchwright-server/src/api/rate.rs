@@ -44,6 +44,19 @@ struct Left {
     wait: Duration,
 }
 
+impl Key {
+    /// Those who are not known, at `address`. A network of IPv6 has as many addresses as its owner likes, and is one.
+    pub(super) fn of(address: Option<IpAddr>) -> Self {
+        Self::Address(address.map(|address| match address {
+            IpAddr::V6(address) => {
+                let network = u128::from(address) >> 64 << 64;
+                IpAddr::V6(network.into())
+            }
+            address => address,
+        }))
+    }
+}
+
 impl Rate {
     pub(super) fn new(per_second: NonZeroU32, clock: Arc<dyn Clock>) -> Self {
         Self { per_second, clock, whole_at: Mutex::default() }

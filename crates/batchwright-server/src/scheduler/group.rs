@@ -328,9 +328,15 @@ impl<'u, 's> Group<'u, 's> {
                 if let Err(refused) = condition.check(&name, tag.as_deref(), is_same) {
                     return Ok(Err(refused));
                 }
-                // The same once more does not fire a time again that has come.
-                let is_once = known.as_ref().is_some_and(|row| row.plan.is_none());
-                let stays = is_same && is_once && *condition == Condition::NewOrSame;
+                // The same once more does not fire a time again that has come, and a plan that waits goes on.
+                let keeps = |row: &TriggerRow| {
+                    let waits =
+                        matches!(row.status, TriggerStatus::Planned | TriggerStatus::Paused);
+                    waits || row.plan.is_none()
+                };
+                let stays = is_same
+                    && known.as_ref().is_some_and(keeps)
+                    && *condition == Condition::NewOrSame;
                 if !stays && let Err(refused) = self.request(change)? {
                     return Ok(Err(refused));
                 }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::super::access::Role;
 use super::super::page::percent;
-use super::super::{Problem, blocking};
+use super::super::{Problem, commanding};
 use super::form::Fields;
 use super::parts::{count_of, executions};
 use super::view::View;
@@ -140,7 +140,7 @@ pub(super) async fn bulk(view: View, fields: Fields) -> Result<Response, Problem
     let (all, dry_run) = (fields.text("scope") == "all", fields.is_set("dry_run"));
     let words = fields.text("q").to_owned();
     let worked = view.clone();
-    let (ids, results) = blocking(move || {
+    let (ids, results) = commanding(move || {
         let ids = match all {
             false => selected.into_iter().map(ExecutionId).take(BULK_MAX).collect(),
             true => matching(&worked, &words, &verb)?,

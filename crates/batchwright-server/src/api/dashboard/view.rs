@@ -11,7 +11,7 @@ use maud::{DOCTYPE, Markup, html};
 
 use super::super::access::{Caller, Role};
 use super::super::base::Base;
-use super::super::{Api, Problem, blocking};
+use super::super::{Api, Problem, blocking, commanding};
 
 /// What pages may load and do: nothing from elsewhere, no inline script or style, no frame around them.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \
@@ -99,7 +99,7 @@ impl View {
         self,
         command: impl FnOnce(&Self) -> Result<String, Problem> + Send + 'static,
     ) -> Result<Response, Problem> {
-        let path = blocking(move || command(&self)).await?;
+        let path = commanding(move || command(&self)).await?;
         Ok(Redirect::to(&path).into_response())
     }
 
