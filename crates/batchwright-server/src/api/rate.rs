@@ -47,7 +47,7 @@ struct Left {
 impl Key {
     /// Those who are not known, at `address`. A network of IPv6 has as many addresses as its owner likes, and is one.
     pub(super) fn of(address: Option<IpAddr>) -> Self {
-        Self::Address(address.map(|address| match address {
+        Self::Address(address.map(|address| match address.to_canonical() {
             IpAddr::V6(address) => {
                 let network = u128::from(address) >> 64 << 64;
                 IpAddr::V6(network.into())
@@ -146,6 +146,16 @@ mod tests {
         assert_eq!(count(&nightly), 2, "half of it is back");
         clock.advance(Duration::from_secs(3600));
         assert_eq!(count(&nightly), 4, "and never more than all of it");
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_caller_and_an_address_of_ipv4_is_itself() {
+        let key = |text: &str| Key::of(text.parse().ok());
+        assert_eq!(key("2001:db8::1"), key("2001:db8::2"));
+        assert_ne!(key("2001:db8::1"), key("2001:db8:0:1::1"));
+        // A listener for both kinds sees addresses of IPv4 within those of IPv6.
+        assert_eq!(key("::ffff:192.0.2.1"), key("192.0.2.1"));
+        assert_ne!(key("::ffff:192.0.2.1"), key("::ffff:192.0.2.2"));
     }
 
     #[test]
