@@ -259,6 +259,80 @@ fn two_clients_that_edit_the_same_trigger_or_rule_undo_nothing() {
     assert_eq!(serving.end(), 0);
 }
 
+/// Returns the operation of `begun` at its end.
+fn ended(serving: &Serving, begun: &Value) -> Value {
+    let path = format!("/v1/operations/{}", begun["id"].as_str().unwrap());
+    let mut now = Value::Null;
+    until("the operation ends", || {
+        now = ask(serving, "GET", &path, None).1;
+        now["status"] != "running"
+    });
+    now
+}
+
+#[test]
+fn a_command_for_many_is_an_operation_that_says_what_became_of_each() {
+    let place = place();
+    let parameters = "name = \"fail\"\n[parameters]\nrun = { type = \"integer\" }\n";
+    let step = "[[steps]]\nname = \"s\"\ntype = \"command\"\nargv = [\"false\"]\n";
+    place.write("jobs/fail.toml", format!("{parameters}{step}"));
+    for run in ["run=1", "run=2", "run=3"] {
+        place.run(&["run", "fail", run]).expect(1);
+    }
+    let serving = Serving::start(&place);
+    let begin = |body: Value| ask(&serving, "POST", "/v1/operations", Some(body));
+    let (status, counted) =
+        begin(json!({"action": "restart", "filter": "job:fail", "dry_run": true}));
+    assert_eq!(
+        (status, &counted["total"], &counted["executions"]),
+        (200, &json!(3), &json!([3, 2, 1]))
+    );
+    let (status, begun) = begin(json!({"action": "restart", "filter": "job:fail"}));
+    assert_eq!((status, &begun["total"]), (202, &json!(3)), "{begun}");
+    let restarted = ended(&serving, &begun);
+    assert_eq!(
+        (&restarted["status"], &restarted["done"], &restarted["refused"]),
+        (&json!("completed"), &json!(3), &json!(0))
+    );
+    let path = format!("/v1/operations/{}/results", begun["id"].as_str().unwrap());
+    let (_, page) = ask(&serving, "GET", &format!("{path}?limit=2"), None);
+    assert_eq!(page["items"][1]["execution"], 2);
+    let cursor = page["next_cursor"].as_str().unwrap();
+    let (_, rest) = ask(&serving, "GET", &format!("{path}?limit=2&cursor={cursor}"), None);
+    assert_eq!(rest["items"][0]["started"], 6, "{rest}");
+    // What cannot be done is in the results, and ends nothing.
+    let (_, begun) = begin(json!({"action": "abandon", "executions": [1, 99, 1, 6]}));
+    until("the restarts have ended", || {
+        ask(&serving, "GET", "/v1/executions?status=FAILED", None).1["items"]
+            .as_array()
+            .unwrap()
+            .len()
+            == 6
+    });
+    let abandoned = ended(&serving, &begun);
+    assert_eq!((&abandoned["total"], &abandoned["done"]), (&json!(3), &json!(3)));
+    let path = format!("/v1/operations/{}/results", begun["id"].as_str().unwrap());
+    let (_, results) = ask(&serving, "GET", &path, None);
+    assert_eq!(results["items"][1]["code"], "no_such_execution", "{results}");
+    let (_, list) = ask(&serving, "GET", "/v1/operations", None);
+    assert_eq!(list["items"][1]["action"], "restart");
+    let audit = place.run(&["audit"]).expect(0).out;
+    assert!(audit.contains("3 executions") && audit.contains("job:fail"), "{audit}");
+    // What is no order begins nothing.
+    for (body, status) in [
+        (json!({"action": "restart", "filter": " "}), 400),
+        (json!({"action": "restart"}), 400),
+        (json!({"action": "restart", "filter": "job:fail", "executions": [1]}), 400),
+        (json!({"action": "explode", "filter": "job:fail"}), 400),
+        (json!({"action": "stop", "filter": "jobs:fail"}), 400),
+        (json!({"action": "stop", "executions": (0..10_001).collect::<Vec<_>>()}), 400),
+    ] {
+        assert_eq!(begin(body.clone()).0, status, "{body}");
+    }
+    assert_eq!(ask(&serving, "GET", "/v1/operations/none", None).0, 404);
+    assert_eq!(ask(&serving, "POST", "/v1/operations/none/cancel", None).0, 404);
+}
+
 #[test]
 fn a_caller_that_asks_too_often_is_refused_and_health_is_answered() {
     let place = place();
@@ -425,7 +499,7 @@ fn a_server_takes_what_was_handed_over_to_it() {
 
 /// What is not in the document: names of things that are there, a cursor that was given, and which operations may
 /// refuse what the document allows, because jobs, rules and plans say more.
-fn known(execution: &Value, lane: &str) -> String {
+fn known(execution: &Value, lane: &str, operation: &str) -> String {
     format!(
         r#"
 [parameters]
@@ -446,6 +520,7 @@ include-name = [
     "POST /v1/jobs/{{job}}/validate",
     "POST /v1/executions/{{id}}/restart",
     "POST /v1/executions/{{id}}/replay",
+    "POST /v1/operations",
 ]
 checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 
@@ -462,6 +537,14 @@ checks = {{ positive_data_acceptance = {{ expected-statuses = ["2xx", 404, 410] 
 [[operations]]
 include-name = ["GET /v1/triggers", "GET /v1/jobs", "GET /v1/rules"]
 parameters = {{ "query.cursor" = "ImEi" }}
+
+[[operations]]
+include-name = [
+    "GET /v1/operations/{{id}}",
+    "GET /v1/operations/{{id}}/results",
+    "POST /v1/operations/{{id}}/cancel",
+]
+parameters = {{ "path.id" = "{operation}" }}
 
 [[operations]]
 include-name = "GET /v1/triggers/{{id}}"
@@ -504,7 +587,10 @@ fn schemathesis(phases: &str) {
     let (execution, lane) = (&opened["execution"], opened["lanes"][0]["id"].as_str().unwrap());
     ask(&serving, "PUT", "/v1/rules/r", Some(json!({"pattern": "t", "runner": ["job", "echo"]})));
     ask(&serving, "PUT", "/v1/triggers/t", Some(json!({"plan": "0 4 * * *"})));
-    let config = place.write("schemathesis.toml", known(execution, lane));
+    let nothing = json!({"action": "stop", "executions": []});
+    let (_, operation) = ask(&serving, "POST", "/v1/operations", Some(nothing));
+    let operation = operation["id"].as_str().unwrap();
+    let config = place.write("schemathesis.toml", known(execution, lane, operation));
     let document = format!("http://{}/v1/openapi.json", serving.http);
     let checked = Command::new(&program)
         .current_dir(place.root())

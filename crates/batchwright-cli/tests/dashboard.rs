@@ -156,7 +156,12 @@ fn a_failure_is_in_the_inbox_until_it_is_dealt_with() {
     page.browser.click("#bulk button[value=restart]");
     page.until_text("would be given for 1 execution");
     page.browser.click("main form button");
-    page.until_text("1 refused it");
+    // The operation has a page of its own, which ends without being loaded again.
+    until("the operation is shown", || page.path().starts_with("/operations/"));
+    page.until_text("1 of 1, 1 refused");
+    assert!(page.text().contains("already_complete"), "{}", page.text());
+    page.open("/system");
+    assert!(page.text().contains("restart 1 execution"), "{}", page.text());
     page.open("/executions?q=nonsense");
     assert!(page.browser.has("[role=alert]"));
     page.is_quiet();

@@ -118,6 +118,7 @@
     listen();
     setInterval(() => {
       showTimes(document);
+      if (main.querySelector('[data-poll]')) due = true;
       if (due && Date.now() - last > 900) refresh();
     }, 500);
   }

@@ -6,6 +6,7 @@ mod base;
 mod body;
 mod book;
 mod changes;
+mod command;
 mod condition;
 mod dashboard;
 mod errors;
@@ -20,6 +21,7 @@ mod oidc;
 #[cfg(not(feature = "oidc"))]
 #[path = "api/oidc_absent.rs"]
 mod oidc;
+mod operations;
 mod page;
 mod problem;
 mod progressive;
@@ -60,6 +62,7 @@ pub(crate) use listen::HTTP_CONNECTIONS_DEFAULT;
 pub(crate) use listen::HttpListener;
 pub use listen::HttpSettings;
 use oidc::Oidc;
+use operations::Operations;
 pub use problem::Problem;
 use rate::Rate;
 use session::Sessions;
@@ -85,6 +88,7 @@ pub struct Api {
     /// checkpoint.
     stop: StopToken,
     changes: Changes,
+    operations: Operations,
     metrics: Metrics,
     /// The word that forms send back when their caller has no session: other pages cannot know it.
     form_key: Arc<str>,
@@ -105,6 +109,7 @@ impl Api {
             slices,
             stop,
             changes: Changes::default(),
+            operations: Operations::default(),
             metrics,
             form_key: random_word().into(),
             has_dashboard: false,
@@ -271,6 +276,10 @@ impl Api {
             .routes(routes!(executions::skips))
             .routes(routes!(executions::events))
             .routes(routes!(replay::open, replay::replay))
+            .routes(routes!(operations::list, operations::begin))
+            .routes(routes!(operations::show))
+            .routes(routes!(operations::results))
+            .routes(routes!(operations::cancel))
             .routes(routes!(changes::events))
             .routes(routes!(schedule::triggers))
             .routes(routes!(schedule::trigger, schedule::set_trigger, schedule::unset_trigger))
@@ -296,11 +305,7 @@ impl Api {
     }
 
     /// Stores a command that succeeded. That it cannot be stored is logged; the command stays.
-    fn audit(&self, caller: &Caller, action: &str, subject: &str) {
-        self.audit_as(&caller.named(), action, subject, None);
-    }
-
-    fn audit_as(&self, who: &str, action: &str, subject: &str, detail: Option<&str>) {
+    fn audit(&self, who: &str, action: &str, subject: &str, detail: Option<&str>) {
         if let Err(error) = self.operator().audit(who, action, subject, detail) {
             let error = batchwright::report(&error);
             tracing::error!(who, action, subject, error, "a command is missing in the audit");
@@ -325,7 +330,7 @@ impl Api {
         if let Some(command) = command {
             let (api, who) = (self.clone(), who.to_owned());
             let stored = blocking(move || {
-                api.audit_as(&who, command.action, &command.subject, command.detail.as_deref());
+                api.audit(&who, command.action, &command.subject, command.detail.as_deref());
                 Ok(())
             });
             let _ = stored.await;

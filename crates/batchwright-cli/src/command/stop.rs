@@ -16,8 +16,6 @@ use crate::output;
 
 /// How often `--wait` reads the status of the execution.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// Executions of a page of the search.
-const PAGE: usize = 500;
 
 /// Asks executions to stop; with `--wait` returns when they have ended.
 pub(super) fn stop(app: &App, global: &Global, args: &StopArgs) -> Result<u8, CliError> {
@@ -78,13 +76,6 @@ fn matching(app: &App, words: &str) -> Result<Vec<ExecutionId>, CliError> {
     let search = ExecutionSearch::parse(words, now);
     let search = search.map_err(|problem| CliError::Usage(format!("--filter: {problem}")))?;
     let Some(search) = search.within(&[Starting, Started, Stopping]) else { return Ok(Vec::new()) };
-    let (mut ids, mut before) = (Vec::new(), None);
-    loop {
-        let found = search.find(app.operator.queries(), before, PAGE, now)?;
-        ids.extend(found.executions.iter().map(|one| one.id));
-        match found.next {
-            Some(next) => before = Some(next),
-            None => return Ok(ids),
-        }
-    }
+    let (ids, _) = search.find_all(app.operator.queries(), usize::MAX, now, |_| true)?;
+    Ok(ids)
 }

@@ -12,6 +12,7 @@ mod feeds;
 mod form;
 mod job;
 mod jobs;
+mod operation;
 mod overview;
 mod parts;
 mod schedule;
@@ -50,6 +51,8 @@ pub(super) fn routes() -> Router<Api> {
         .route("/executions/{id}/skips", get(skips::page))
         .route("/executions/{id}/skips.jsonl", get(skips::export))
         .route("/executions/{id}/correct", get(correct::page).post(correct::replay))
+        .route("/operations/{id}", get(operation::page))
+        .route("/operations/{id}/cancel", post(operation::cancel))
         .route("/compare", get(compare::page))
         .route("/jobs", get(jobs::page))
         .route("/jobs/{job}", get(job::page))

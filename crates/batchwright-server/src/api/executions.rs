@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use batchwright::event::Event;
 use batchwright::execution::{ExecutionId, ExecutionSummary, InstanceId, SkipRecord, StepSummary};
-use batchwright::launch::{Launch, LaunchOptions, RecoverMode};
+use batchwright::launch::{Launch, LaunchOptions};
 use batchwright::operator::OperatorError;
 use batchwright::query::ExecutionFilter;
 use batchwright::{BatchStatus, JobOperator};
@@ -16,6 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::access::Caller;
 use super::body::{Asked, Id, NoQuery, accepts};
+use super::command::Verb;
 use super::condition::unless_known;
 use super::idempotency::{KeyHeader, Keyed, once};
 use super::jobs::ParameterInput;
@@ -165,12 +166,7 @@ pub(super) async fn stop(
     _: NoQuery,
     Id(id): Id,
 ) -> Result<Response, Problem> {
-    blocking(move || {
-        api.operator().stop(id)?;
-        api.audit(&caller, "stop", &format!("execution {id}"));
-        api.accepted(id)
-    })
-    .await
+    blocking(move || api.accepted(api.give(&caller.named(), Verb::Stop, id)?)).await
 }
 
 /// The body of a restart.
@@ -226,9 +222,7 @@ pub(super) async fn abandon(
     Id(id): Id,
 ) -> Result<Json<ExecutionSummary>, Problem> {
     blocking(move || {
-        api.refuse_replay(id)?;
-        api.operator().abandon(id)?;
-        api.audit(&caller, "abandon", &format!("execution {id}"));
+        api.give(&caller.named(), Verb::Abandon, id)?;
         Ok(Json(api.operator().explorer().summary(id)?))
     })
     .await
@@ -244,8 +238,7 @@ pub(super) async fn recover(
     Id(id): Id,
 ) -> Result<Json<ExecutionSummary>, Problem> {
     blocking(move || {
-        api.operator().recover(id, RecoverMode::Detect)?;
-        api.audit(&caller, "recover", &format!("execution {id}"));
+        api.give(&caller.named(), Verb::Recover, id)?;
         Ok(Json(api.operator().explorer().summary(id)?))
     })
     .await

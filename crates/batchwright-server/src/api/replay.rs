@@ -160,7 +160,7 @@ pub(super) async fn replay(
         let options = LaunchOptions { request, ..origin.options() };
         let started = api.start_replay(id, &body.records, options)?;
         let subject = format!("{} records of execution {id}", body.records.len());
-        api.audit_as(&by, "replay", &subject, None);
+        api.audit(&by, "replay", &subject, None);
         Ok(started)
     };
     let replayed = once(api.clone(), key, start, Api::accepted).await?;

@@ -60,7 +60,7 @@ impl Api {
                     action,
                     "this server begins nothing more, or begins work again"
                 );
-                api.audit_as(&who, action, "this server", None);
+                api.audit(&who, action, "this server", None);
             }
             Ok(api.server())
         })

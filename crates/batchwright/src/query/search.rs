@@ -211,6 +211,32 @@ impl ExecutionSearch {
             }
         }
     }
+
+    /// Returns the newest `limit` executions that match and for which `fits` is true, however many the search has to read;
+    /// `true`: there are further ones.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub fn find_all(
+        &self,
+        queries: &dyn Queries,
+        limit: usize,
+        now: Timestamp,
+        fits: impl Fn(&JobExecution) -> bool,
+    ) -> Result<(Vec<ExecutionId>, bool), RepositoryError> {
+        let (mut ids, mut before) = (Vec::new(), None);
+        loop {
+            let found = self.find(queries, before, READ_AT_ONCE, now)?;
+            ids.extend(found.executions.iter().filter(|one| fits(one)).map(|one| one.id));
+            if ids.len() > limit || found.next.is_none() {
+                let has_more = ids.len() > limit;
+                ids.truncate(limit);
+                return Ok((ids, has_more));
+            }
+            before = found.next;
+        }
+    }
 }
 
 fn time(text: &str, now: Timestamp) -> Result<Timestamp, String> {
@@ -285,5 +311,25 @@ mod tests {
         assert_eq!(nothing.find(&store, None, 5, now).unwrap().executions, []);
         let all = ExecutionSearch::default().find(&store, None, 1_200, now).unwrap();
         assert_eq!((all.executions.len(), all.next), (1_200, None));
+    }
+
+    #[test]
+    fn all_that_fit_are_found_up_to_the_limit() {
+        let store = MemoryRepository::new();
+        let now = at("2026-11-30T06:00:00Z");
+        for number in 0..1_200_i64 {
+            let mut tx = store.begin().unwrap();
+            let instance = tx.insert_instance("a", &number.to_string(), now).unwrap();
+            let mut row = JobExecution::new_unsaved("a", JobParameters::new(), now);
+            row.instance_id = instance.id;
+            tx.insert_execution(&row).unwrap();
+            tx.commit().unwrap();
+        }
+        let search = ExecutionSearch::default();
+        let is_even = |one: &JobExecution| one.id.0 % 2 == 0;
+        let (ids, has_more) = search.find_all(&store, 600, now, is_even).unwrap();
+        assert_eq!((ids.len(), has_more), (600, false));
+        let (ids, has_more) = search.find_all(&store, 599, now, is_even).unwrap();
+        assert_eq!((ids.len(), has_more, ids[0].0 > ids[1].0), (599, true, true));
     }
 }

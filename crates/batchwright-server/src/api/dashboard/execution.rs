@@ -18,7 +18,7 @@ use maud::{Markup, html};
 use super::super::Problem;
 use super::super::access::Role;
 use super::super::body::Id;
-use super::executions::give;
+use super::super::command::Verb;
 use super::form::Fields;
 use super::parts::{ago, clock, cut, duration, job_path, number, seconds, status, table, totals};
 use super::view::View;
@@ -319,5 +319,10 @@ pub(super) async fn command(
     Path((id, verb)): Path<(i64, String)>,
     _: Fields,
 ) -> Result<Response, Problem> {
-    view.give(move |view| Ok(format!("/executions/{}", give(view, &verb, ExecutionId(id))?))).await
+    let verb = Verb::from_name(&verb)?;
+    view.give(move |view| {
+        let changed = view.api.give(&view.who(), verb, ExecutionId(id))?;
+        Ok(format!("/executions/{changed}"))
+    })
+    .await
 }

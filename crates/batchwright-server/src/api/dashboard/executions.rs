@@ -1,28 +1,26 @@
 //! The list of executions: a search in words, and commands for several at once.
 
 use axum::extract::Query;
-use axum::response::Response;
-use batchwright::BatchStatus;
-use batchwright::execution::{ExecutionId, JobExecution};
-use batchwright::launch::{Launch, LaunchOptions, RecoverMode};
-use batchwright::operator::OperatorError;
+use axum::response::{IntoResponse, Redirect, Response};
+use batchwright::execution::ExecutionId;
 use batchwright::query::{ExecutionSearch, Found};
 use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::super::access::Role;
+use super::super::command::Verb;
+use super::super::operations::{EXECUTIONS_MAX, Order};
 use super::super::page::percent;
-use super::super::{Problem, commanding};
+use super::super::{Problem, blocking};
 use super::form::Fields;
-use super::parts::{count_of, executions};
+use super::operation;
+use super::parts::{count_of, executions, number};
 use super::view::View;
 
 /// Rows of a page.
 const ROWS: usize = 50;
-/// Most executions of one command for several.
-const BULK_MAX: usize = 1_000;
-/// Most reasons of refusals that are shown.
-const REASONS_MAX: usize = 20;
+/// Executions that a count shows.
+const SHOWN: usize = 20;
 
 /// Searches that are one click away.
 const SEARCHES: [(&str, &str); 6] = [
@@ -121,7 +119,7 @@ fn bulk_form(view: &View, asked: &Asked) -> Markup {
             (view.form_key())
             input type="hidden" name="q" value=(asked.q);
             label { "Command for "  select name="scope" { option value="selected" { "the selected ones" } option value="all" { "everything that matches the search" } } }
-            @for (verb, label) in [("stop", "Stop"), ("restart", "Restart"), ("abandon", "Abandon")] {
+            @for (verb, label) in [("stop", "Stop"), ("restart", "Restart"), ("abandon", "Abandon"), ("recover", "Recover")] {
                 button name="verb" value=(verb) { (label) }
             }
             label { input type="checkbox" name="dry_run" checked; "count only" }
@@ -129,92 +127,29 @@ fn bulk_form(view: &View, asked: &Asked) -> Markup {
     }
 }
 
-/// Stops, restarts or abandons several executions, and shows what became of each.
+/// Counts the executions of a command for several, or begins an operation that gives it.
 pub(super) async fn bulk(view: View, fields: Fields) -> Result<Response, Problem> {
-    let verb = fields.text("verb").to_owned();
-    if !["stop", "restart", "abandon"].contains(&&*verb) {
-        return Err(Problem::invalid(format!("`{verb}` is no command for executions")));
-    }
-    let selected = fields.all("id").map(str::parse).collect::<Result<Vec<i64>, _>>();
-    let selected = selected.map_err(|_| Problem::invalid("an execution has no number"))?;
-    let (all, dry_run) = (fields.text("scope") == "all", fields.is_set("dry_run"));
+    let verb = Verb::from_name(fields.text("verb"))?;
+    let named = fields.all("id").map(|id| id.parse().map(ExecutionId));
+    let named = named.collect::<Result<Vec<_>, _>>();
+    let named = named.map_err(|_| Problem::invalid("an execution has no number"))?;
     let words = fields.text("q").to_owned();
-    let worked = view.clone();
-    let (ids, results) = commanding(move || {
-        let ids = match all {
-            false => selected.into_iter().map(ExecutionId).take(BULK_MAX).collect(),
-            true => matching(&worked, &words, &verb)?,
-        };
-        let results = match dry_run {
-            true => Vec::new(),
-            false => ids.iter().map(|id| (*id, give(&worked, &verb, *id))).collect(),
-        };
-        Ok((ids, results))
-    })
-    .await?;
-    let verb = fields.text("verb").to_owned();
-    let words = fields.text("q").to_owned();
-    view.write(move |view| {
-        let content = match dry_run {
-            true => counted(view, &verb, &words, &ids),
-            false => done(view, &verb, &results),
-        };
-        Ok((format!("{verb} executions"), content))
-    })
-    .await
-}
-
-/// Returns the executions of a search for which the command makes sense, at most [`BULK_MAX`].
-fn matching(view: &View, words: &str, verb: &str) -> Result<Vec<ExecutionId>, Problem> {
-    let mut search = ExecutionSearch::parse(words, view.now).map_err(Problem::invalid)?;
-    let fits = |one: &JobExecution| match verb {
-        "stop" => one.status.is_running(),
-        _ => one.status.is_restartable(),
+    let api = view.api.clone();
+    let (filter, named) = match fields.text("scope") {
+        "all" => (Some(words.clone()), None),
+        _ => (None, Some(named)),
     };
-    use BatchStatus::{Failed, Started, Starting, Stopped, Stopping};
-    let statuses =
-        if verb == "stop" { &[Starting, Started, Stopping][..] } else { &[Failed, Stopped] };
-    if verb != "stop" {
-        search = search.newest_of_instance();
+    let order = blocking(move || api.order(verb, filter, named)).await?;
+    if order.ids.is_empty() || fields.is_set("dry_run") {
+        let title = format!("{} executions", verb.name());
+        return view.write(move |view| Ok((title, counted(view, &words, &order)))).await;
     }
-    let Some(search) = search.within(statuses) else { return Ok(Vec::new()) };
-    let (mut ids, mut before) = (Vec::new(), None);
-    // Pages of the search, until enough of them fit.
-    loop {
-        let found = search.find(view.operator().queries(), before, BULK_MAX, view.now)?;
-        ids.extend(found.executions.iter().filter(|one| fits(one)).map(|one| one.id));
-        before = found.next;
-        if ids.len() >= BULK_MAX || before.is_none() {
-            ids.truncate(BULK_MAX);
-            return Ok(ids);
-        }
-    }
+    let begun = view.api.begin(view.who(), order).await?;
+    Ok(Redirect::to(&operation::path(&begun.view().id)).into_response())
 }
 
-/// Gives one command for one execution, as its page does.
-pub(super) fn give(view: &View, verb: &str, id: ExecutionId) -> Result<ExecutionId, Problem> {
-    let operator = view.operator();
-    if matches!(verb, "restart" | "abandon") {
-        view.api.refuse_replay(id)?;
-    }
-    let given = match verb {
-        "restart" => {
-            view.api.check_worker()?;
-            let options =
-                LaunchOptions { triggered_by: Some(view.who()), ..LaunchOptions::default() };
-            return Ok(operator.enqueue(&Launch::restart(id).options(options))?.id);
-        }
-        "stop" => operator.stop(id).map(|_| id),
-        "abandon" => operator.abandon(id).map(|one| one.id),
-        "recover" => operator.recover(id, RecoverMode::Detect).map(|one| one.id),
-        _ => return Err(Problem::invalid(format!("`{verb}` is no command for executions"))),
-    };
-    let id = given.map_err(|error: OperatorError| Problem::from(error))?;
-    view.audit(verb, &format!("execution {id}"));
-    Ok(id)
-}
-
-fn counted(view: &View, verb: &str, words: &str, ids: &[ExecutionId]) -> Markup {
+fn counted(view: &View, words: &str, order: &Order) -> Markup {
+    let (verb, ids) = (order.verb.name(), &order.ids);
     html! {
         span data-still="" hidden {}
         h1 { "Check before you " (verb) }
@@ -222,8 +157,8 @@ fn counted(view: &View, verb: &str, words: &str, ids: &[ExecutionId]) -> Markup 
             p.empty { "No execution is selected, or none of those that match can be changed by " b { (verb) } "." }
         } @else {
             p { "The command " b { (verb) } " would be given for " b { (count_of(ids.len(), "execution")) } ". Nothing was changed." }
-            p.hint { @for id in ids.iter().take(REASONS_MAX) { (view.execution(*id)) " " } @if ids.len() > REASONS_MAX { "…" } }
-            @if ids.len() == BULK_MAX { p.notice { "At most " (BULK_MAX) " executions at once; give the command again for the rest." } }
+            p.hint { @for id in ids.iter().take(SHOWN) { (view.execution(*id)) " " } @if ids.len() > SHOWN { "…" } }
+            @if order.has_more { p.notice { "At most " (number(EXECUTIONS_MAX as u64)) " executions at once; give the command again for the rest." } }
             (view.form("/executions/bulk", &html! {
                 input type="hidden" name="q" value=(words);
                 // Exactly those that were counted.
@@ -232,25 +167,5 @@ fn counted(view: &View, verb: &str, words: &str, ids: &[ExecutionId]) -> Markup 
             }))
         }
         p { a href=(view.url(&address(words, None))) { "Back to the list" } }
-    }
-}
-
-fn done(
-    view: &View,
-    verb: &str,
-    results: &[(ExecutionId, Result<ExecutionId, Problem>)],
-) -> Markup {
-    let refused: Vec<_> =
-        results.iter().filter_map(|(id, result)| Some((id, result.as_ref().err()?))).collect();
-    html! {
-        span data-still="" hidden {}
-        h1 { "Done: " (verb) }
-        p { (count_of(results.len() - refused.len(), "execution")) " accepted the command, " (refused.len()) " refused it." }
-        ul {
-            @for (id, problem) in refused.iter().take(REASONS_MAX) {
-                li { a href=(view.url(&format!("/executions/{id}"))) { "Execution " (id) } ": " (problem.detail()) }
-            }
-        }
-        p { a.button href=(view.url("/executions")) { "Executions" } }
     }
 }

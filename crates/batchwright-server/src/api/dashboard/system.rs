@@ -13,6 +13,7 @@ use super::super::Problem;
 use super::super::access::Role;
 use super::super::health::{self, Check};
 use super::form::Fields;
+use super::operation;
 use super::parts::{ago, count_of, micros, table};
 use super::view::View;
 use crate::scheduler::{Answer, Request};
@@ -109,6 +110,13 @@ fn content(
                         @let until = micros(server.lease_until);
                         tr { td { (server.id) } td { code { (server.identity) } } td { (ago(until, view.now)) } }
                     } }))
+            }
+        }
+        @let operations = view.api.operations.all();
+        @if !operations.is_empty() {
+            section aria-labelledby="operations" {
+                h2 #operations { "Operations of this server" }
+                (operation::table_of(view, &operations))
             }
         }
         section aria-labelledby="about" {

@@ -70,7 +70,7 @@ impl View {
 
     /// Stores a command that succeeded.
     pub(super) fn audit(&self, action: &str, subject: &str) {
-        self.api.audit_as(&self.who(), action, subject, None);
+        self.api.audit(&self.who(), action, subject, None);
     }
 
     pub(super) fn may(&self, role: Role) -> bool {

@@ -1,0 +1,517 @@
+//! Operations: one command for many executions, which this server gives one after another, with progress, results and a cancel.
+//!
+//! An operation lives in the memory of its server: what it has done is stored with the executions and in the audit, and what it has
+//! not done is found by the same search again.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use batchwright::execution::ExecutionId;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::access::Caller;
+use super::body::{Asked, Body, NoQuery};
+use super::command::Verb;
+use super::page::{PageQuery, cursor, cut, limit, page};
+use super::session::random_word;
+use super::{Api, Problem, commanding};
+
+/// Most executions of one operation.
+pub(super) const EXECUTIONS_MAX: usize = 10_000;
+/// Most operations that are under way at once.
+const RUNNING_MAX: usize = 8;
+/// Most operations that are kept; those that ended first are forgotten first.
+const KEPT_MAX: usize = 50;
+/// Executions that the answer to a dry run lists.
+const LISTED_MAX: usize = 500;
+
+/// The operations of this server. Clones share them.
+#[derive(Clone, Default)]
+pub(super) struct Operations {
+    /// Oldest first.
+    kept: Arc<Mutex<VecDeque<Arc<Operation>>>>,
+}
+
+/// What an operation is to do.
+pub(super) struct Order {
+    pub(super) verb: Verb,
+    /// The executions, and whether the search has found more than an operation takes.
+    pub(super) ids: Vec<ExecutionId>,
+    pub(super) has_more: bool,
+    /// The search that found the executions; `None` when they were named.
+    pub(super) filter: Option<String>,
+}
+
+/// A command for many executions.
+pub(super) struct Operation {
+    id: String,
+    who: String,
+    order: Order,
+    created_at: Timestamp,
+    is_cancelled: AtomicBool,
+    done: Mutex<Done>,
+}
+
+#[derive(Default)]
+struct Done {
+    results: Vec<OperationResult>,
+    refused: usize,
+    end: Option<(OperationStatus, Timestamp)>,
+}
+
+/// The state of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum OperationStatus {
+    /// It goes through its executions.
+    Running,
+    /// It went through all of them.
+    Completed,
+    /// It was cancelled before it went through all of them.
+    Cancelled,
+    /// Its server ended before it went through all of them.
+    Interrupted,
+}
+
+impl OperationStatus {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Cancelled => "cancelled",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// An operation as it is now.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct OperationView {
+    pub(super) id: String,
+    pub(super) action: Verb,
+    /// Who began it.
+    pub(super) by: String,
+    /// The search that found its executions; `null` when they were named.
+    pub(super) filter: Option<String>,
+    pub(super) status: OperationStatus,
+    /// Number of its executions.
+    pub(super) total: usize,
+    /// Whether the search found more executions than one operation takes: begin another one for the rest.
+    pub(super) has_more: bool,
+    /// Number of executions for which the command was given.
+    pub(super) done: usize,
+    /// Number of those that refused it.
+    pub(super) refused: usize,
+    #[schema(value_type = String, format = DateTime)]
+    pub(super) created_at: Timestamp,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub(super) ended_at: Option<Timestamp>,
+}
+
+/// What became of the command for one execution.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(super) struct OperationResult {
+    pub(super) execution: ExecutionId,
+    /// The execution that a restart began.
+    pub(super) started: Option<ExecutionId>,
+    /// The stable code of the refusal; `null` when the command was accepted.
+    pub(super) code: Option<String>,
+    /// Why it was refused.
+    pub(super) detail: Option<String>,
+}
+
+impl Operation {
+    fn done(&self) -> MutexGuard<'_, Done> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_running(&self) -> bool {
+        self.done().end.is_none()
+    }
+
+    fn must_end(&self, api: &Api) -> Option<OperationStatus> {
+        match () {
+            () if self.is_cancelled.load(Ordering::SeqCst) => Some(OperationStatus::Cancelled),
+            () if api.stop.is_requested() => Some(OperationStatus::Interrupted),
+            () => None,
+        }
+    }
+
+    pub(super) fn view(&self) -> OperationView {
+        let done = self.done();
+        OperationView {
+            id: self.id.clone(),
+            action: self.order.verb,
+            by: self.who.clone(),
+            filter: self.order.filter.clone(),
+            status: done.end.map_or(OperationStatus::Running, |(status, _)| status),
+            total: self.order.ids.len(),
+            has_more: self.order.has_more,
+            done: done.results.len(),
+            refused: done.refused,
+            created_at: self.created_at,
+            ended_at: done.end.map(|(_, at)| at),
+        }
+    }
+
+    /// Returns at most `limit` results that `is_wanted` accepts, from the index `begin` on.
+    pub(super) fn results(
+        &self,
+        begin: usize,
+        limit: usize,
+        is_wanted: impl Fn(&OperationResult) -> bool,
+    ) -> Vec<OperationResult> {
+        let done = self.done();
+        done.results.iter().skip(begin).filter(|it| is_wanted(it)).take(limit).cloned().collect()
+    }
+
+    fn add(&self, execution: ExecutionId, given: Result<ExecutionId, Problem>) {
+        let mut done = self.done();
+        let result = match given {
+            Ok(id) => {
+                let started = Some(id).filter(|id| *id != execution);
+                OperationResult { execution, started, code: None, detail: None }
+            }
+            Err(problem) => {
+                done.refused += 1;
+                let (code, detail) = (problem.code().to_owned(), problem.detail().to_owned());
+                let (code, detail) = (Some(code), Some(detail));
+                OperationResult { execution, started: None, code, detail }
+            }
+        };
+        done.results.push(result);
+    }
+
+    /// Gives the command for one execution after another.
+    async fn go_through(self: Arc<Self>, api: Api) {
+        let mut end = OperationStatus::Completed;
+        for id in &self.order.ids {
+            let given = loop {
+                if let Some(ended) = self.must_end(&api) {
+                    break Err(ended);
+                }
+                let (api, own, id) = (api.clone(), Arc::clone(&self), *id);
+                let given = commanding(move || api.give(&own.who, own.order.verb, id)).await;
+                // On a busy server the operation waits for its next turn, as often as it must.
+                if !given.as_ref().is_err_and(|problem| problem.code() == "overloaded") {
+                    break Ok(given);
+                }
+            };
+            match given {
+                Ok(given) => self.add(*id, given),
+                Err(ended) => {
+                    end = ended;
+                    break;
+                }
+            }
+        }
+        let now = api.operator().clock().now();
+        self.done().end = Some((end, now));
+        let view = self.view();
+        let (operation, action, status) = (&view.id, view.action.name(), end.name());
+        tracing::info!(
+            operation,
+            action,
+            status,
+            view.done,
+            view.refused,
+            view.total,
+            "an operation ended"
+        );
+    }
+}
+
+impl Operations {
+    fn kept(&self) -> MutexGuard<'_, VecDeque<Arc<Operation>>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps an operation, for which the oldest one that ended is forgotten.
+    fn keep(&self, operation: Arc<Operation>) -> Result<(), Problem> {
+        let mut kept = self.kept();
+        if kept.iter().filter(|one| one.is_running()).count() >= RUNNING_MAX {
+            let detail = format!("{RUNNING_MAX} operations are under way; try again later");
+            let busy = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail);
+            return Err(busy.retry_after(5));
+        }
+        if kept.len() >= KEPT_MAX
+            && let Some(oldest) = kept.iter().position(|one| !one.is_running())
+        {
+            kept.remove(oldest);
+        }
+        kept.push_back(operation);
+        Ok(())
+    }
+
+    /// Returns the operations that are kept, newest first.
+    pub(super) fn all(&self) -> Vec<OperationView> {
+        self.kept().iter().rev().map(|one| one.view()).collect()
+    }
+
+    pub(super) fn find(&self, id: &str) -> Result<Arc<Operation>, Problem> {
+        let found = self.kept().iter().find(|one| one.id == id).cloned();
+        found.ok_or_else(|| {
+            let detail = format!(
+                "this server has no operation `{id}`: a server keeps its newest {KEPT_MAX}, until it ends; the audit says what they did"
+            );
+            Problem::not_found(detail)
+        })
+    }
+}
+
+impl Api {
+    /// Returns the executions that an operation would take: those of `named`, or those that the search `filter` finds.
+    pub(super) fn order(
+        &self,
+        verb: Verb,
+        filter: Option<String>,
+        named: Option<Vec<ExecutionId>>,
+    ) -> Result<Order, Problem> {
+        let (mut ids, has_more) = match (&filter, named) {
+            (Some(words), None) => self.matching(verb, words, EXECUTIONS_MAX)?,
+            (None, Some(ids)) if ids.len() > EXECUTIONS_MAX => {
+                let detail = format!("an operation takes at most {EXECUTIONS_MAX} executions");
+                return Err(Problem::invalid(detail));
+            }
+            (None, Some(ids)) => (ids, false),
+            (Some(_), Some(_)) | (None, None) => {
+                let detail = "either `filter` or `executions` must be given";
+                return Err(Problem::invalid(detail));
+            }
+        };
+        // A second command for one execution would be refused, or restart what has just failed again.
+        let mut seen = std::collections::HashSet::new();
+        ids.retain(|id| seen.insert(*id));
+        Ok(Order { verb, ids, has_more, filter })
+    }
+
+    /// Begins an operation for `who`, within the runtime of the caller.
+    pub(super) async fn begin(&self, who: String, order: Order) -> Result<Arc<Operation>, Problem> {
+        if order.verb == Verb::Restart {
+            self.check_worker()?;
+        }
+        let subject = format!("{} executions", order.ids.len());
+        let (action, detail) = (order.verb.name(), order.filter.clone());
+        let operation = Arc::new(Operation {
+            id: random_word().chars().filter(char::is_ascii_alphanumeric).take(12).collect(),
+            who,
+            order,
+            created_at: self.operator().clock().now(),
+            is_cancelled: AtomicBool::new(false),
+            done: Mutex::default(),
+        });
+        self.operations.keep(Arc::clone(&operation))?;
+        let (api, who) = (self.clone(), operation.who.clone());
+        let audited = commanding(move || {
+            api.audit(&who, action, &subject, detail.as_deref());
+            Ok(())
+        });
+        let _ = audited.await;
+        tokio::spawn(Arc::clone(&operation).go_through(self.clone()));
+        Ok(operation)
+    }
+
+    /// Cancels an operation; what it has done stays.
+    pub(super) fn cancel(&self, id: &str) -> Result<Arc<Operation>, Problem> {
+        let operation = self.operations.find(id)?;
+        operation.is_cancelled.store(true, Ordering::SeqCst);
+        Ok(operation)
+    }
+}
+
+/// The body of a new operation.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OperationBody {
+    action: Verb,
+    /// A search, as `executions --filter` takes it: `job:import status:failed since:24h`. Either this or `executions`.
+    #[serde(default)]
+    filter: Option<String>,
+    /// The executions, at most 10,000.
+    #[serde(default)]
+    #[schema(value_type = Option<Vec<i64>>)]
+    executions: Option<Vec<ExecutionId>>,
+    /// `true`: only counts and lists the executions.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// What an operation would do.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DryRun {
+    action: Verb,
+    /// Number of executions for which the command would be given.
+    total: usize,
+    /// Whether the search found more executions than one operation takes.
+    has_more: bool,
+    /// The first 500 of them.
+    executions: Vec<ExecutionId>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct OperationList {
+    items: Vec<OperationView>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ResultList {
+    items: Vec<OperationResult>,
+    /// Cursor of the next page; `null` on the last page.
+    next_cursor: Option<String>,
+}
+
+/// Gives one command for many executions, one after another: those that a search finds and for which the command makes sense, or
+/// those that are named. The operation goes on when the client leaves; its server forgets it when it ends.
+#[utoipa::path(post, path = "/v1/operations", tag = "operations", request_body = OperationBody,
+    responses((status = 202, body = OperationView, headers(("location" = String))), (status = 200, body = DryRun)))]
+pub(super) async fn begin(
+    State(api): State<Api>,
+    caller: Caller,
+    _: NoQuery,
+    Body(body): Body<OperationBody>,
+) -> Result<Response, Problem> {
+    let OperationBody { action, filter, executions, dry_run } = body;
+    // A variable without a value in a script must not stop all work.
+    if filter.as_ref().is_some_and(|words| words.trim().is_empty()) {
+        let detail = "`filter` has no condition; `status:running` stops everything";
+        return Err(Problem::invalid(detail));
+    }
+    let looked = api.clone();
+    let order = super::blocking(move || looked.order(action, filter, executions)).await?;
+    if dry_run {
+        let Order { verb, ids, has_more, .. } = order;
+        let executions = ids.iter().take(LISTED_MAX).copied().collect();
+        let found = DryRun { action: verb, total: ids.len(), has_more, executions };
+        return Ok(Json(found).into_response());
+    }
+    let begun = api.begin(caller.named(), order).await?.view();
+    let location = format!("/v1/operations/{}", begun.id);
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(begun)).into_response())
+}
+
+/// Lists the operations that this server keeps, newest first.
+#[utoipa::path(get, path = "/v1/operations", tag = "operations", responses((status = 200, body = OperationList)))]
+pub(super) async fn list(State(api): State<Api>, _: NoQuery) -> Json<OperationList> {
+    Json(OperationList { items: api.operations.all() })
+}
+
+/// Returns an operation as it is now.
+#[utoipa::path(get, path = "/v1/operations/{id}", tag = "operations", params(("id" = String, Path)),
+    responses((status = 200, body = OperationView)))]
+pub(super) async fn show(
+    State(api): State<Api>,
+    _: NoQuery,
+    Path(id): Path<String>,
+) -> Result<Json<OperationView>, Problem> {
+    Ok(Json(api.operations.find(&id)?.view()))
+}
+
+/// Lists what became of the command for each execution, in the order in which it was given.
+#[utoipa::path(get, path = "/v1/operations/{id}/results", tag = "operations", params(("id" = String, Path), PageQuery),
+    responses((status = 200, body = ResultList)))]
+pub(super) async fn results(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Asked(asked): Asked<PageQuery>,
+) -> Result<Response, Problem> {
+    let limit = limit(asked.limit)?;
+    let begin = cursor::<usize>(asked.cursor.as_deref())?.unwrap_or(0);
+    let mut items = api.operations.find(&id)?.results(begin, limit + 1, |_| true);
+    let next_cursor = cut(&mut items, limit, |_| begin + limit);
+    let path = format!("/v1/operations/{id}/results");
+    let list = ResultList { items, next_cursor };
+    Ok(page(&list, &path, limit, [], list.next_cursor.as_deref()))
+}
+
+/// Cancels the operation: it gives the command for no further execution. What it has done stays.
+#[utoipa::path(post, path = "/v1/operations/{id}/cancel", tag = "operations", params(("id" = String, Path)),
+    responses((status = 202, body = OperationView)))]
+pub(super) async fn cancel(
+    State(api): State<Api>,
+    _: NoQuery,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let cancelled = api.cancel(&id)?.view();
+    Ok((StatusCode::ACCEPTED, Json(cancelled)).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use batchwright::clock::StopToken;
+    use batchwright::{JobOperator, MemoryRepository};
+
+    use super::super::{AT_ONCE_MAX, COMMANDING};
+    use super::*;
+    use crate::scheduler::JobStarter;
+
+    fn api(stop: &StopToken) -> Api {
+        let operator = JobOperator::builder(Arc::new(MemoryRepository::new())).build();
+        Api::new(JobStarter::new(operator), None, stop.clone())
+    }
+
+    fn order(ids: std::ops::Range<i64>) -> Order {
+        let ids = ids.map(ExecutionId).collect();
+        Order { verb: Verb::Stop, ids, has_more: false, filter: None }
+    }
+
+    async fn end_of(operation: &Operation) -> OperationView {
+        while operation.is_running() {
+            tokio::task::yield_now().await;
+        }
+        operation.view()
+    }
+
+    /// While all places for commands are taken, no operation goes on: what ends it comes before its first command.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_cancelled_or_interrupted_gives_no_further_command() {
+        let stop = StopToken::default();
+        let api = api(&stop);
+        let completed = api.begin("me".to_owned(), order(1..4)).await.unwrap();
+        let completed = end_of(&completed).await;
+        assert_eq!(completed.status, OperationStatus::Completed);
+        assert_eq!((completed.done, completed.refused), (3, 3), "there are no such executions");
+
+        let cancelled = api.begin("me".to_owned(), order(1..100_000)).await.unwrap();
+        let interrupted = api.begin("me".to_owned(), order(1..100_000)).await.unwrap();
+        let places = COMMANDING.acquire_many(AT_ONCE_MAX as u32).await.unwrap();
+        api.cancel(&cancelled.id).unwrap();
+        stop.request();
+        drop(places);
+        let cancelled = end_of(&cancelled).await;
+        assert_eq!(cancelled.status, OperationStatus::Cancelled);
+        assert!(cancelled.done < cancelled.total && cancelled.ended_at.is_some());
+        assert_eq!(end_of(&interrupted).await.status, OperationStatus::Interrupted);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn few_are_under_way_at_once_and_the_oldest_that_ended_is_forgotten() {
+        let api = api(&StopToken::default());
+        let first = api.begin("me".to_owned(), order(0..0)).await.unwrap();
+        end_of(&first).await;
+        for _ in 1..KEPT_MAX {
+            end_of(&api.begin("me".to_owned(), order(0..0)).await.unwrap()).await;
+        }
+        assert!(api.operations.find(&first.id).is_ok());
+        end_of(&api.begin("me".to_owned(), order(0..0)).await.unwrap()).await;
+        assert!(api.operations.find(&first.id).is_err());
+        let mut begun = Vec::new();
+        for _ in 0..RUNNING_MAX {
+            begun.push(api.begin("me".to_owned(), order(1..1_000_000)).await.unwrap());
+        }
+        let refused = api.begin("me".to_owned(), order(1..2)).await.err().unwrap();
+        assert_eq!((refused.status(), refused.code()), (503, "overloaded"));
+        for one in begun {
+            api.cancel(&one.id).unwrap();
+            assert_eq!(end_of(&one).await.status, OperationStatus::Cancelled);
+        }
+    }
+}
