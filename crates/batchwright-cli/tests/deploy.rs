@@ -77,3 +77,32 @@ fn a_server_has_metrics_as_prometheus_reads_them() {
     assert!(body.contains("batchwright_build_info{version="), "{body}");
     assert!(body.trim_end().ends_with("# EOF"), "{body}");
 }
+
+#[test]
+fn metrics_can_have_an_address_of_their_own_which_has_nothing_else() {
+    let place = common::Place::new();
+    let config = place.write("own.toml", "[http]\nmetrics = \"127.0.0.1:0\"\n");
+    let server = serving::Serving::start_with(&place, &["--config", config.to_str().unwrap()]);
+    let log = server.last_word();
+    let own = log.lines().find_map(|line| line.split_once("metrics=")).unwrap().1.trim();
+    assert!(serving::get(own, "/metrics").contains("batchwright_build_info{version="));
+    assert!(serving::get(own, "/readyz").starts_with("HTTP/1.1 200"));
+    for path in ["/v1/jobs", "/", "/executions"] {
+        assert!(serving::get(own, path).starts_with("HTTP/1.1 404"), "{path}");
+    }
+    let elsewhere = serving::get(&server.http, "/metrics");
+    assert!(
+        elsewhere.starts_with("HTTP/1.1 404") && elsewhere.contains("http.metrics"),
+        "{elsewhere}"
+    );
+}
+
+#[test]
+fn other_hosts_reach_the_metrics_only_when_they_are_protected() {
+    let place = common::Place::new();
+    let config = place.write("open.toml", "[http]\nmetrics = \"0.0.0.0:0\"\n");
+    let refused =
+        place.run(&["serve", "--listen", "127.0.0.1:0", "--config", config.to_str().unwrap()]);
+    let refused = refused.expect(69);
+    assert!(refused.err.contains("cannot listen on 0.0.0.0:0"), "{}", refused.err);
+}

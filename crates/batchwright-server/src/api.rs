@@ -93,6 +93,8 @@ pub struct Api {
     /// The word that forms send back when their caller has no session: other pages cannot know it.
     form_key: Arc<str>,
     has_dashboard: bool,
+    /// Whether the metrics have an address of their own.
+    pub(crate) has_own_metrics: bool,
     pub(crate) replays: Option<Arc<dyn Replays>>,
     /// Where clients see the API; `None`: where it is nested.
     base: Option<Base>,
@@ -113,6 +115,7 @@ impl Api {
             metrics,
             form_key: random_word().into(),
             has_dashboard: false,
+            has_own_metrics: false,
             replays: None,
             base: None,
         }
@@ -234,27 +237,42 @@ impl Api {
 
     /// Returns the routes and `others`, protected by `rules`.
     fn protected(self, rules: AccessRules, others: Router) -> Router {
-        let (base, body_max) = (self.base.clone(), rules.body_max);
-        let has_dashboard = self.has_dashboard;
+        let (base, has_dashboard) = (self.base.clone(), self.has_dashboard);
+        let routes = self.clone().routes().merge(others);
+        let routes = self.gated(rules, routes);
+        with_pages(routes, has_dashboard).layer(middleware::from_fn_with_state(base, base::apply))
+    }
+
+    /// Returns `routes`, protected by `rules`.
+    fn gated(&self, rules: AccessRules, routes: Router) -> Router {
+        let body_max = rules.body_max;
         let sessions = Sessions::new(self.operator().clock());
         let oidc = rules.oidc.clone().map(|it| Oidc::new(it, self.operator().clock()));
         // The listener refuses such settings; an application that serves the routes itself still guards them.
         let oidc = oidc.and_then(|it| it.inspect_err(|error| tracing::error!("{error}")).ok());
         let rate = rules.rate.map(|rate| Rate::new(rate, self.operator().clock()));
         let gate = Arc::new(Gate { rules, sessions, rate, oidc });
-        let routes = self
-            .routes()
-            .merge(others)
+        routes
             .layer(DefaultBodyLimit::max(body_max))
             .layer(middleware::from_fn_with_state(gate, access::check))
-            .layer(middleware::from_fn(problem::every_error_is_one));
-        with_pages(routes, has_dashboard).layer(middleware::from_fn_with_state(base, base::apply))
+            .layer(middleware::from_fn(problem::every_error_is_one))
     }
 
     /// Returns the routes, protected by `rules`, and a problem document for every other address.
     pub(crate) fn whole(self, rules: AccessRules) -> Router {
-        let unknown = || async { Problem::not_found("this address does not exist") };
         self.protected(rules, Router::new().fallback(unknown))
+    }
+
+    /// Returns the metrics and the health checks, protected by `rules`, and a problem document for every other address.
+    pub(crate) fn only_metrics(mut self, rules: AccessRules) -> Router {
+        self.has_own_metrics = false;
+        let routes = Router::new()
+            .route("/healthz", get(health::live))
+            .route("/readyz", get(health::ready))
+            .route("/metrics", get(health::metrics))
+            .fallback(unknown)
+            .with_state(self.clone());
+        self.gated(rules, routes)
     }
 
     fn parts(self) -> (Router, utoipa::openapi::OpenApi) {
@@ -353,6 +371,11 @@ impl std::fmt::Debug for Api {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Api").finish_non_exhaustive()
     }
+}
+
+/// Answers requests for addresses that do not exist.
+async fn unknown() -> Problem {
+    Problem::not_found("this address does not exist")
 }
 
 /// Returns `routes`, whose errors people see as pages.

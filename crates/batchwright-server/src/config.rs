@@ -104,6 +104,7 @@ struct HttpKeys {
     #[serde(default)]
     insecure: bool,
     connections_max: Option<usize>,
+    metrics: Option<String>,
     oidc: Option<OidcKeys>,
 }
 
@@ -351,7 +352,10 @@ impl Config {
         let tls = tls("http", &http.tls_certificate, &http.tls_key, folder)?;
         let connections_max =
             bounded("http.connections_max", http.connections_max, HTTP_CONNECTIONS_DEFAULT)?;
-        Ok(HttpSettings { listen, access, tls, insecure: http.insecure, connections_max })
+        let metrics =
+            http.metrics.as_deref().map(|text| address("http.metrics", text)).transpose()?;
+        let insecure = http.insecure;
+        Ok(HttpSettings { listen, access, tls, insecure, connections_max, metrics })
     }
 
     fn kcp(&self, folder: &Path) -> Result<KcpSettings, String> {

@@ -90,6 +90,7 @@ pub struct Server {
     scheduler: Option<Scheduler>,
     address: Option<std::net::SocketAddr>,
     http_address: Option<std::net::SocketAddr>,
+    metrics_address: Option<std::net::SocketAddr>,
     end: watch::Sender<bool>,
     listening: Vec<tokio::task::JoinHandle<()>>,
     worker: Option<thread::JoinHandle<()>>,
@@ -186,12 +187,15 @@ impl Server {
         let http = match http {
             Some(mut settings) => {
                 settings.access.read_only |= is_read_only;
-                let bound = runtime.block_on(HttpListener::bind(&settings));
-                Some(bound.map_err(ServerError::Listen)?)
+                Some(bind_http(runtime, &settings)?)
             }
             None => None,
         };
-        let http_address = http.as_ref().and_then(|http| http.address().ok());
+        let (http, metrics) = http.unzip();
+        let metrics = metrics.flatten();
+        let address_of = |http: Option<&HttpListener>| http.and_then(|http| http.address().ok());
+        let (http_address, metrics_address) =
+            (address_of(http.as_ref()), address_of(metrics.as_ref()));
         let started = match schedule {
             Some(schedule) => Some(StartedSchedule::start(runtime, schedule, &jobs, lease)?),
             None => None,
@@ -208,9 +212,14 @@ impl Server {
         let api_stop = StopToken::default();
         let mut api = Api::new(jobs.clone(), scheduler.clone(), api_stop.clone());
         api.replays = replays;
+        api.has_own_metrics = metrics.is_some();
         if let Some(http) = http {
             let pages = api.clone().with_dashboard();
-            listening.push(runtime.spawn(http.serve(pages, api_stop.clone(), ended)));
+            listening.push(runtime.spawn(http.serve(pages, api_stop.clone(), ended.clone())));
+        }
+        if let Some(metrics) = metrics {
+            let served = metrics.serve_metrics(api.clone(), api_stop.clone(), ended);
+            listening.push(runtime.spawn(served));
         }
         let worker_stop = StopToken::default();
         let looking = scheduler.clone().zip(store);
@@ -221,6 +230,7 @@ impl Server {
             scheduler,
             address,
             http_address,
+            metrics_address,
             end,
             listening,
             worker,
@@ -239,6 +249,11 @@ impl Server {
     /// Returns the address of the REST API.
     pub fn http_address(&self) -> Option<std::net::SocketAddr> {
         self.http_address
+    }
+
+    /// Returns the address of the metrics, if they have one of their own.
+    pub fn metrics_address(&self) -> Option<std::net::SocketAddr> {
+        self.metrics_address
     }
 
     /// Returns the REST API, for a program that serves it among its own routes.
@@ -484,6 +499,17 @@ impl StartedSchedule {
             }
         }
     }
+}
+
+/// Binds the listener of the API, and that of the metrics if they have one of their own.
+fn bind_http(
+    runtime: &Handle,
+    settings: &HttpSettings,
+) -> Result<(HttpListener, Option<HttpListener>), ServerError> {
+    let bind = |settings: &HttpSettings| {
+        runtime.block_on(HttpListener::bind(settings)).map_err(ServerError::Listen)
+    };
+    Ok((bind(settings)?, settings.of_metrics().as_ref().map(bind).transpose()?))
 }
 
 /// Starts the thread of the worker. It asks the scheduler to look, and looks itself, when the store has changed.

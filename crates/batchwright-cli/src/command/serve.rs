@@ -75,6 +75,9 @@ pub(super) fn serve_after(
     if let Some(http) = server.http_address() {
         tracing::info!(%http, "listening for HTTP");
     }
+    if let Some(metrics) = server.metrics_address() {
+        tracing::info!(%metrics, "listening for requests of metrics");
+    }
     match server.address() {
         Some(address) => tracing::info!(%address, "listening for clients"),
         None => tracing::info!("running queued executions; the scheduler is not enabled"),

@@ -55,6 +55,11 @@ pub(super) async fn ready(State(api): State<Api>) -> Response {
 #[utoipa::path(get, path = "/metrics", tag = "health", responses(
     (status = 200, content((String = "application/openmetrics-text")))))]
 pub(super) async fn metrics(State(api): State<Api>, _: NoQuery) -> Result<Response, Problem> {
+    if api.has_own_metrics {
+        return Err(Problem::not_found(
+            "the metrics are at an address of their own: `http.metrics`",
+        ));
+    }
     let upcoming = next_fires(api.scheduler.as_ref()).await;
     let text = blocking(move || {
         api.metrics.text(&upcoming).map_err(|error| {

@@ -50,13 +50,20 @@ pub struct HttpSettings {
     pub insecure: bool,
     /// Maximum of connections at once; further ones get only the health checks.
     pub connections_max: usize,
+    /// An address of its own for `/metrics`, with the same rules of access; `None`: `/metrics` is at `listen`.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl HttpSettings {
     /// Listens on `listen` with the defaults of everything else: no tokens, no TLS, 1,000 connections at once.
     pub fn new(listen: SocketAddr) -> Self {
         let (access, connections_max) = (AccessRules::default(), HTTP_CONNECTIONS_DEFAULT);
-        Self { listen, access, tls: None, insecure: false, connections_max }
+        Self { listen, access, tls: None, insecure: false, connections_max, metrics: None }
+    }
+
+    /// Returns the settings of the listener for the metrics, if they have one of their own.
+    pub(crate) fn of_metrics(&self) -> Option<Self> {
+        Some(Self { listen: self.metrics?, metrics: None, ..self.clone() })
     }
 }
 
@@ -103,10 +110,25 @@ impl HttpListener {
         self.listener.local_addr()
     }
 
-    /// Serves clients until `end`; then requests `stop` and answers the pending requests.
-    pub(crate) async fn serve(self, api: Api, stop: StopToken, mut end: watch::Receiver<bool>) {
-        let signs_of_life = api.signs_of_life();
-        let router = api.whole(self.access);
+    /// Serves all routes of `api` until `end`; then requests `stop` and answers the pending requests.
+    pub(crate) async fn serve(self, api: Api, stop: StopToken, end: watch::Receiver<bool>) {
+        let (signs_of_life, router) = (api.signs_of_life(), api.whole(self.access.clone()));
+        self.serve_routes(router, signs_of_life, stop, end).await;
+    }
+
+    /// Serves the metrics and the health checks of `api`, and nothing else.
+    pub(crate) async fn serve_metrics(self, api: Api, stop: StopToken, end: watch::Receiver<bool>) {
+        let (signs_of_life, router) = (api.signs_of_life(), api.only_metrics(self.access.clone()));
+        self.serve_routes(router, signs_of_life, stop, end).await;
+    }
+
+    async fn serve_routes(
+        self,
+        router: Router,
+        signs_of_life: Router,
+        stop: StopToken,
+        mut end: watch::Receiver<bool>,
+    ) {
         let places = Arc::new(Semaphore::new(self.connections_max));
         let reserved = Arc::new(Semaphore::new(RESERVED_PLACES));
         let (mut clients, served_until) = (JoinSet::new(), end.clone());
@@ -160,12 +182,10 @@ impl HttpListener {
             }
         }
         // Clients that the system has already connected are served, too.
-        let last = async {
-            while let Ok((stream, _)) = self.listener.accept().await {
-                serve(stream, &mut clients);
-            }
-        };
-        let _ = tokio::time::timeout(LAST_ACCEPT, last).await;
+        let end = tokio::time::Instant::now() + LAST_ACCEPT;
+        while let Ok(Ok((stream, _))) = tokio::time::timeout_at(end, self.listener.accept()).await {
+            serve(stream, &mut clients);
+        }
         drop(self.listener);
         stop.request();
         let ending = async { while clients.join_next().await.is_some() {} };

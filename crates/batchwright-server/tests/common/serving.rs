@@ -140,6 +140,7 @@ pub fn serve_if_asked() {
         tls: None,
         insecure: false,
         connections_max: 100,
+        metrics: None,
     };
     let server = Server::builder(operator).http(http).start().unwrap();
     println!("serving {}", server.http_address().unwrap());
