@@ -89,6 +89,7 @@ pub struct Api {
     stop: StopToken,
     changes: Changes,
     operations: Operations,
+    outcomes: dashboard::Outcomes,
     metrics: Metrics,
     /// The word that forms send back when their caller has no session: other pages cannot know it.
     form_key: Arc<str>,
@@ -112,6 +113,7 @@ impl Api {
             stop,
             changes: Changes::default(),
             operations: Operations::default(),
+            outcomes: dashboard::Outcomes::default(),
             metrics,
             form_key: random_word().into(),
             has_dashboard: false,

@@ -13,6 +13,7 @@ mod form;
 mod job;
 mod jobs;
 mod operation;
+mod outcomes;
 mod overview;
 mod parts;
 mod schedule;
@@ -35,6 +36,8 @@ use super::body::accepts;
 use super::identity::BACK;
 use super::page::percent;
 use super::{Api, Problem};
+
+pub(super) use outcomes::Outcomes;
 
 const STYLE: &str = include_str!("../../assets/dashboard.css");
 const SCRIPT: &str = include_str!("../../assets/dashboard.js");

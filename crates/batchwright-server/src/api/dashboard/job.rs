@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use axum::extract::{Path, Query};
 use axum::response::Response;
+use batchwright::error::RepositoryError;
 use batchwright::execution::{ExecutionId, ExecutionSummary};
 use batchwright::launch::{Launch, LaunchOptions, RequestKey};
 use batchwright::operator::Refusal;
 use batchwright::parameters::{Parameter, ParameterDeclaration, ParameterSchema, ParameterType};
-use batchwright::query::ExecutionFilter;
+use batchwright::query::{ExecutionFilter, InstancePage, Queries};
 use batchwright::{Job, JobParameters};
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -47,7 +48,7 @@ pub(super) async fn page(
         let (explorer, queries) = (view.operator().explorer(), view.operator().queries());
         let job = match explorer.job(&name) {
             Ok(job) => Some(job),
-            Err(Refusal::NoSuchJob { .. }) if queries.instance_count(&name)? > 0 => None,
+            Err(Refusal::NoSuchJob { .. }) if has_instances(queries, &name)? => None,
             Err(refusal) => return Err(Problem::from(&refusal)),
         };
         let rows = queries.executions(&ExecutionFilter::of_job(&name).limit(TREND))?;
@@ -59,6 +60,10 @@ pub(super) async fn page(
         Ok((format!("Job {name}"), content(view, &name, job.as_ref(), &list, &given)))
     })
     .await
+}
+
+fn has_instances(queries: &dyn Queries, job: &str) -> Result<bool, RepositoryError> {
+    Ok(!queries.instances(job, InstancePage::first(1))?.is_empty())
 }
 
 fn content(

@@ -3,13 +3,14 @@
 use axum::response::Response;
 use batchwright::BatchStatus;
 use batchwright::execution::{ExecutionSummary, JobExecution};
-use batchwright::query::{ExecutionFilter, OutcomeCount};
+use batchwright::query::ExecutionFilter;
 use batchwright::store::schedule::{TRIGGER, TriggerRow, TriggerStatus};
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
 use super::super::access::Role;
 use super::super::{Api, Problem};
+use super::outcomes::{Counted, PERIOD};
 use super::parts::{ago, count_of, cut, executions, job_path, micros, number};
 use super::view::View;
 use super::{chart, parts, schedule};
@@ -72,7 +73,7 @@ struct Facts {
     /// Those that the page shows.
     running: Vec<ExecutionSummary>,
     failed: Vec<ExecutionSummary>,
-    outcomes: Vec<OutcomeCount>,
+    outcomes: Counted,
     since: Timestamp,
 }
 
@@ -89,9 +90,10 @@ impl Facts {
         };
         let failed = explorer.summaries(&queries.executions(&filter)?)?;
         // Periods of whole hours, the last of which is the present one.
-        let hour = view.now.as_second().div_euclid(3_600) + 1 - i64::from(HOURS);
-        let since = Timestamp::from_second(hour * 3_600).unwrap_or_default();
-        let outcomes = queries.outcomes(since, 3_600)?;
+        let period = i64::from(PERIOD);
+        let first = view.now.as_second().div_euclid(period) + 1 - i64::from(HOURS);
+        let since = Timestamp::from_second(first * period).unwrap_or_default();
+        let outcomes = view.api.outcomes.count(view.operator(), since)?;
         let running_count = match running.len() {
             RUNNING_MAX.. => queries.execution_count(&ExecutionFilter::default().running())?,
             count => count as u64,
@@ -105,7 +107,7 @@ impl Facts {
     }
 
     fn failures(&self) -> u64 {
-        let failed = self.outcomes.iter().filter(|one| one.status == BatchStatus::Failed);
+        let failed = self.outcomes.counts.iter().filter(|one| one.status == BatchStatus::Failed);
         failed.map(|one| one.count).sum()
     }
 }
@@ -136,7 +138,9 @@ fn content(view: &View, facts: &Facts, triggers: &Triggers) -> Markup {
         }
         section.wide aria-labelledby="outcomes" {
             h2 #outcomes { "Executions of the last 24 hours" }
-            (chart::outcomes(&facts.outcomes, HOURS, facts.since, 3_600))
+            (chart::outcomes(&facts.outcomes.counts, HOURS, facts.since, PERIOD))
+            // What has changed since they were counted is shown with the next load.
+            @if facts.outcomes.is_outdated { span data-poll="" hidden {} }
         }
         (problems(view, facts, triggers))
         section aria-labelledby="running" {
