@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use batchwright::event::{Change, Event, Observer, Subject};
+use batchwright::event::{Change, ChunkTimes, Event, Observer, Subject};
 use batchwright::execution::{BatchStatus, Counters, ExecutionId, StepExecutionId};
 use batchwright::query::ExecutionFilter;
 use batchwright::store::schedule::{TRIGGER, TriggerRow, TriggerStatus};
@@ -52,6 +52,20 @@ struct ItemLabels {
     job: String,
     step: String,
     op: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PhaseLabels {
+    job: String,
+    step: String,
+    phase: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RetryLabels {
+    job: String,
+    step: String,
+    class: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -110,6 +124,13 @@ fn seconds() -> Histogram {
     Histogram::new(SECONDS)
 }
 
+/// A chunk takes some milliseconds, and minutes when its sink is slow.
+fn chunk_seconds() -> Histogram {
+    Histogram::new([
+        0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0,
+    ])
+}
+
 fn seconds_of<L: Clone + std::hash::Hash + Eq>() -> Seconds<L> {
     Family::new_with_constructor(seconds)
 }
@@ -143,6 +164,10 @@ metrics! {
     commits: Family<StepLabels, Counter> = Family::default(), "chunk_commits", "Committed chunks";
     rollbacks: Family<StepLabels, Counter> = Family::default(),
         "chunk_rollbacks", "Attempts at chunks that were rolled back";
+    chunk_seconds: Seconds<PhaseLabels> = Family::new_with_constructor(chunk_seconds),
+        "chunk_duration_seconds", "Duration of the phases of committed chunks";
+    retries: Family<RetryLabels, Counter> = Family::default(),
+        "item_retries", "Reads, items and chunks that failed and were tried again, by the kind of the error";
     slice_seconds: Histogram = seconds(),
         "slice_duration_seconds", "Duration of slices of progressive executions";
     lag: Seconds<ScheduleLabel> = seconds_of(),
@@ -188,6 +213,7 @@ struct Known {
     jobs: Names,
     exits: Names,
     steps: Names,
+    kinds: Names,
     triggers: Names,
     begun: HashMap<(ExecutionId, Arc<str>), Timestamp>,
     counted: HashMap<StepExecutionId, (ExecutionId, Counters)>,
@@ -357,6 +383,7 @@ impl Inner {
         step: &str,
         row: StepExecutionId,
         counters: Counters,
+        times: ChunkTimes,
     ) {
         let mut known = self.known();
         if known.counted.len() >= BEGUN_MAX {
@@ -378,6 +405,16 @@ impl Inner {
         for (op, count) in counts.into_iter().filter(|(op, count)| *count > 0 || *op == "read") {
             let labels = ItemLabels { job: job.clone(), step: step.clone(), op };
             self.of.items.get_or_create(&labels).inc_by(count);
+        }
+        let phases = [
+            ("read", times.read),
+            ("process", times.process),
+            ("write", times.write),
+            ("commit", times.commit),
+        ];
+        for (phase, took) in phases {
+            let labels = PhaseLabels { job: job.clone(), step: step.clone(), phase };
+            self.of.chunk_seconds.get_or_create(&labels).observe(took.as_secs_f64());
         }
         self.of.commits.get_or_create(&StepLabels { job, step }).inc();
     }
@@ -433,8 +470,16 @@ impl Observer for Inner {
                 Change::Status { status, .. } => {
                     self.step_changed(*execution, job, step, *status, event.at);
                 }
-                Change::ChunkCommitted { id, counters, .. } => {
-                    self.committed(*execution, job, step, *id, *counters);
+                Change::ChunkCommitted { id, counters, times, .. } => {
+                    self.committed(*execution, job, step, *id, *counters, *times);
+                }
+                Change::Retried { kind, .. } => {
+                    let mut known = self.known();
+                    let step = known.steps.label(without_partition(step));
+                    let class = known.kinds.label(&cut(kind.name()));
+                    let labels = RetryLabels { job: known.jobs.label(job), step, class };
+                    drop(known);
+                    self.of.retries.get_or_create(&labels).inc();
                 }
                 Change::ChunkRolledBack { .. } => {
                     let mut known = self.known();
@@ -473,6 +518,8 @@ fn cut(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use batchwright::error::ErrorKind;
+    use batchwright::execution::Phase;
     use batchwright::item::{ListReader, ListWriter};
     use batchwright::launch::Launch;
     use batchwright::store::schedule::TriggerKey;
@@ -480,10 +527,12 @@ mod tests {
     use std::sync::mpsc;
 
     /// The names are a contract: dashboards and alerts of others depend on them.
-    const NAMES: [&str; 18] = [
+    const NAMES: [&str; 20] = [
         "batchwright_build_info",
         "batchwright_chunk_commits",
+        "batchwright_chunk_duration_seconds",
         "batchwright_chunk_rollbacks",
+        "batchwright_item_retries",
         "batchwright_items",
         "batchwright_job_duration_seconds",
         "batchwright_job_executions",
@@ -552,6 +601,14 @@ mod tests {
         let change =
             Change::ChunkRolledBack { id: StepExecutionId(1), error: "on purpose".to_owned() };
         metrics.inner.observe(&Event { at: now, subject, change });
+        let subject = Subject::Step {
+            execution: ExecutionId(1),
+            job: "import".into(),
+            step: "load:p1".into(),
+        };
+        let (phase, kind) = (Phase::Process, ErrorKind::IO);
+        let change = Change::Retried { id: StepExecutionId(1), phase, kind, failed: 1 };
+        metrics.inner.observe(&Event { at: now, subject, change });
         let mut row = TriggerRow::planned(TriggerKey::of("nightly"), 1_795_305_600_000_000);
         row.plan = Some("cron \"0 2 * * *\"".to_owned());
         let text = metrics.text(&[row]).unwrap();
@@ -568,6 +625,8 @@ mod tests {
             "batchwright_stuck_executions{job=\"waiting\"} 0",
             "batchwright_queued_executions 1",
             "batchwright_chunk_rollbacks_total{job=\"import\",step=\"load\"} 1",
+            "batchwright_chunk_duration_seconds_count{job=\"import\",step=\"load\",phase=\"write\"} 3",
+            "batchwright_item_retries_total{job=\"import\",step=\"load\",class=\"io\"} 1",
             "batchwright_schedule_lag_seconds_count{schedule=\"nightly\"} 1",
             "batchwright_schedule_misfires_total{schedule=\"nightly\",reason=\"overlap\"} 1",
             "batchwright_triggers_fired_total{schedule=\"nightly\",result=\"executed\"} 1",

@@ -49,7 +49,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::execution::{BatchStatus, Counters, ExecutionId, StepExecutionId, TraceContext};
+use crate::error::ErrorKind;
+use crate::execution::{BatchStatus, Counters, ExecutionId, Phase, StepExecutionId, TraceContext};
 pub use crate::execution::{Progress, ProgressUnit};
 use crate::threads::lock;
 
@@ -115,6 +116,19 @@ pub enum Change {
         counters: Counters,
         /// Position and total of the reader, when the reader knows its total.
         progress: Option<Progress>,
+        /// How long its phases took.
+        times: ChunkTimes,
+    },
+    /// A read, the processing of an item, or the writing of a chunk failed and is tried again.
+    Retried {
+        /// Number of the step execution.
+        id: StepExecutionId,
+        /// What failed.
+        phase: Phase,
+        /// The kind of the error.
+        kind: ErrorKind,
+        /// Number of the failed attempts.
+        failed: u32,
     },
     /// An attempt at a chunk was rolled back.
     ChunkRolledBack {
@@ -165,6 +179,29 @@ pub enum Change {
     },
     /// The execution was deleted by a purge, or the trigger by a request.
     Deleted,
+}
+
+/// How long the phases of a chunk took.
+///
+/// A chunk may be read and processed on other threads while the one before it is written: the sum can be more than the time between
+/// two commits. When outputs are committed one by one, the first commit has the times of reading and processing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct ChunkTimes {
+    /// In the reader.
+    pub read: Duration,
+    /// In the processors, and encoding outputs apart from the writer.
+    pub process: Duration,
+    /// In the writer, and preparing its commit.
+    pub write: Duration,
+    /// In the commit of the store.
+    pub commit: Duration,
+}
+
+impl ChunkTimes {
+    /// Returns the time of all phases.
+    pub fn total(&self) -> Duration {
+        self.read + self.process + self.write + self.commit
+    }
 }
 
 impl Event {

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use batchwright::clock::StopToken;
 use batchwright::error::ErrorKind;
-use batchwright::event::{Change, Event};
-use batchwright::execution::{ExitStatus, JobExecution, StepExecution};
-use batchwright::item::{DeliveryWriter, ItemReader, NoWriter};
+use batchwright::event::{Change, ChunkTimes, Event};
+use batchwright::execution::{ExitStatus, JobExecution, Phase, StepExecution};
+use batchwright::item::{DeliveryWriter, FunctionReader, ItemReader, NoWriter};
 use batchwright::launch::{Launch, LaunchOptions, RecoverMode, RequestKey};
 use batchwright::listener::{
     ChunkListener, ItemListener, JobListener, ListenerResult, SkipListener, StepListener,
@@ -921,6 +921,57 @@ fn observers_receive_every_change_after_its_commit() {
         "job COMPLETED",
     ];
     assert_eq!(*seen.lock().unwrap(), expected);
+}
+
+#[test]
+fn observers_learn_how_long_each_phase_of_a_chunk_took_and_what_is_tried_again() {
+    let clock = SimClock::at("2026-11-30T02:00:00Z".parse().unwrap());
+    let takes = |seconds: u64| {
+        let clock = clock.clone();
+        move || clock.advance(Duration::from_secs(seconds))
+    };
+    let (read, process, write) = (takes(1), takes(10), takes(100));
+    let reader = FunctionReader::new(move |read_so_far: &mut u64| {
+        if *read_so_far == 4 {
+            return Ok(None);
+        }
+        read();
+        *read_so_far += 1;
+        Ok(Some(*read_so_far))
+    });
+    let calls = Arc::new(AtomicUsize::new(0));
+    let writer = DeliveryWriter::new(move |_: &[u64], _: &str| {
+        write();
+        match calls.fetch_add(1, Ordering::SeqCst) {
+            1 => Err(ItemError::new(ErrorKind::IO, "the sink is busy")),
+            _ => Ok(()),
+        }
+    });
+    let step = ChunkStepBuilder::new("count")
+        .reader(reader)
+        .process(move |n: &u64| {
+            process();
+            Ok(Some(*n))
+        })
+        .writer(writer)
+        .chunk_size(2)
+        .retry(RetryPolicy::attempts(2))
+        .build();
+    let operator = JobOperator::builder(Arc::new(MemoryRepository::new())).clock(clock).build();
+    operator.registry().register(one_step(step)).unwrap();
+    let events = operator.events().subscribe(100);
+    operator.run("job", JobParameters::new()).unwrap();
+    let (mut chunks, mut retries) = (Vec::new(), Vec::new());
+    for event in events.try_iter() {
+        match event.change {
+            Change::ChunkCommitted { times, .. } => chunks.push(times),
+            Change::Retried { phase, kind, failed, .. } => retries.push((phase, kind, failed)),
+            _ => {}
+        }
+    }
+    let [read, process, write, commit] = [2, 20, 100, 0].map(Duration::from_secs);
+    assert_eq!(chunks, [ChunkTimes { read, process, write, commit }; 2]);
+    assert_eq!(retries, [(Phase::Write, ErrorKind::IO, 1)]);
 }
 
 #[test]

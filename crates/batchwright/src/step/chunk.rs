@@ -239,6 +239,7 @@ where
             listeners: &hooks.retry,
             clock: run.clock(),
             scope: &scope,
+            events: run.store().events(),
         };
         let of_parts = Retries { scope: parts, ..retries };
         let in_blocks = threads.processing > 1 && reader.reads_blocks() && self.is_unwatched();

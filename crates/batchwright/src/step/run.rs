@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::clock::Clock;
 use crate::error::{RepositoryError, StepError};
-use crate::event::{Change, Event, Progress, Subject};
+use crate::event::{Change, ChunkTimes, Event, Progress, Subject};
 use crate::execution::{Counters, SkipRecord, StepExecution, StepExecutionId};
 use crate::host::{CommitPoint, Host};
 use crate::item::ChunkTransaction;
@@ -56,7 +56,7 @@ impl<'a> StepRun<'a> {
         mut transaction: ChunkTransaction<'_>,
         commit: Commit<'_>,
     ) -> Result<(), RepositoryError> {
-        let at = self.clock().now();
+        let (at, begun) = (self.clock().now(), self.clock().elapsed());
         // First the transaction, then the lock: the holder of the lock then always has a connection already.
         let tx = transaction.tx()?;
         let lock = self.scope.job().context().commit_lock();
@@ -95,10 +95,12 @@ impl<'a> StepRun<'a> {
         }
         // An observer may wait for another commit of this job.
         drop(alone);
+        let took = self.clock().elapsed().saturating_sub(begun);
         self.emit(at, |id| Change::ChunkCommitted {
             id,
             counters: commit.counters,
             progress: commit.progress,
+            times: ChunkTimes { commit: took, ..commit.times },
         });
         Ok(())
     }
@@ -144,4 +146,5 @@ pub(crate) struct Commit<'a> {
     pub(crate) checkpoint: &'a str,
     pub(crate) skips: &'a [SkipRecord],
     pub(crate) progress: Option<Progress>,
+    pub(crate) times: ChunkTimes,
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Commit, Step, StepEnd, StepOptions, StepRun};
 use crate::error::{ItemError, ItemErrorText, RepositoryError, StepError};
+use crate::event::ChunkTimes;
 use crate::execution::{Counters, ExitStatus};
 use crate::item::{ChunkTransaction, guarded};
 use crate::retry::RetryPolicy;
@@ -255,7 +256,9 @@ impl Step for TaskletStep {
                 Flow::FinishedWith(exit) => Some(exit.clone()),
             };
             let checkpoint = Stored { sequence, exit: exit.clone() }.to_json();
-            let commit = Commit { counters, checkpoint: &checkpoint, skips: &[], progress: None };
+            let (progress, times) = (None, ChunkTimes::default());
+            let checkpoint = &checkpoint;
+            let commit = Commit { counters, checkpoint, skips: &[], progress, times };
             match run.commit(transaction, commit) {
                 Ok(()) => {}
                 Err(RepositoryError::Refused { kind, source }) => {

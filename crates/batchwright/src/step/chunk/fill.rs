@@ -27,6 +27,8 @@ pub(super) struct Filled<I> {
     /// Number of records discarded because an earlier execution resolved them.
     pub(super) dropped: u64,
     pub(super) progress: Option<Progress>,
+    /// How long reading took, with the decoding.
+    pub(super) took: Duration,
 }
 
 /// A record that could not be read, after `before` items of the chunk.
@@ -64,6 +66,7 @@ impl<I> Filled<I> {
             position: String::new(),
             dropped: 0,
             progress: None,
+            took: Duration::ZERO,
         }
     }
 
@@ -138,6 +141,7 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
     /// thread that allocated it: memory that one thread allocates and another frees is slow.
     pub(super) fn fill(&mut self, mut items: Vec<R::Item>) -> Filled<R::Item> {
         items.clear();
+        let begun = self.retries.clock.elapsed();
         self.begun = None;
         let mut filled = Filled::empty(items);
         filled.end = match self.throw_away_resolved(&mut filled) {
@@ -154,6 +158,7 @@ impl<'a, R: ItemReader, O> Filler<'a, R, O> {
             }
             filled.progress = self.progress();
         }
+        filled.took = self.retries.clock.elapsed().saturating_sub(begun);
         filled
     }
 

@@ -321,6 +321,7 @@ fn process_chunks<I, P: ItemProcessor<I>>(
             encoder = lock(&pools.encoders).pop();
         }
         if let Some(encode) = &mut encoder {
+            let (clock, begun) = (processing.retries.clock, processing.retries.clock.elapsed());
             bytes.clear();
             // Outputs that cannot be encoded are left to the writer, which tells why.
             let encoded = guarded(|| match done.outputs.is_empty() {
@@ -328,6 +329,7 @@ fn process_chunks<I, P: ItemProcessor<I>>(
                 false => encode(&done.outputs, &mut bytes),
             });
             done.encoded = encoded.is_ok().then_some(bytes);
+            done.took += clock.elapsed().saturating_sub(begun);
         }
         if result.send(done).is_err() {
             return;

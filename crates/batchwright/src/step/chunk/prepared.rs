@@ -2,8 +2,30 @@
 
 use super::checkpoint::Checkpoint;
 use crate::error::{ItemError, ItemErrorText, RepositoryError, StepError};
+use crate::event::ChunkTimes;
+use crate::execution::{Counters, SkipRecord};
 use crate::item::{ChunkTransaction, PreparedCommit};
+use crate::scope::StepScope;
 use crate::step::{Commit, StepRun};
+
+/// Returns the commit that a sink stores with its own: the sequence number, the checkpoint, the change of the counters, the skips,
+/// and what changed in the contexts.
+pub(super) fn prepared_of(
+    scope: &StepScope,
+    sequence: u64,
+    checkpoint: &str,
+    counters: Counters,
+    skips: &[SkipRecord],
+) -> PreparedCommit {
+    PreparedCommit {
+        sequence,
+        checkpoint: checkpoint.to_owned(),
+        counters,
+        skips: skips.to_vec(),
+        step_context: scope.context().change_json(),
+        job_context: scope.job().context().change_json(),
+    }
+}
 
 /// Compares the last commit in a sink with the repository's. When the sink has one commit more, because the
 /// process died between the two commits, completes that commit in the repository.
@@ -43,6 +65,7 @@ pub(super) fn finish_prepared(
         checkpoint: &prepared.checkpoint,
         skips: &prepared.skips,
         progress: None,
+        times: ChunkTimes::default(),
     };
     run.commit(transaction, commit).map_err(|source| run.commit_failed(source))?;
     for skip in prepared.skips {

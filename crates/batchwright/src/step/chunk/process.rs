@@ -20,6 +20,8 @@ pub(super) struct Processed<I, O> {
     pub(super) encoded: Option<Vec<u8>>,
     /// Number of the thread that processed the chunk.
     pub(super) maker: usize,
+    /// How long processing took, with the encoding.
+    pub(super) took: Duration,
     /// Number of chunks of the input that this one consists of.
     pub(super) chunks: u64,
     /// Inputs without an output, in order.
@@ -92,6 +94,8 @@ impl<I, O> Processed<I, O> {
         let filled = &mut next.filled;
         self.filled.items.append(&mut filled.items);
         self.filled.count += filled.count;
+        self.filled.took += filled.took;
+        self.took += next.took;
         self.filled.position = std::mem::take(&mut filled.position);
         self.filled.progress = filled.progress;
         self.filled.end = std::mem::replace(&mut filled.end, End::Full);
@@ -131,7 +135,8 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
     /// the limit.
     pub(super) fn decode(&self, filled: &mut Filled<I>) {
         let Some(mut block) = filled.block.take() else { return };
-        let policy = &self.settings.skip;
+        let (policy, clock) = (&self.settings.skip, self.retries.clock);
+        let begun = clock.elapsed();
         loop {
             let (items, left) = (&mut filled.items, block.records());
             let take = &mut |item| items.push(item);
@@ -161,6 +166,7 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
             }
         }
         filled.count = filled.items.len();
+        filled.took += clock.elapsed().saturating_sub(begun);
     }
 
     /// Processes `filled` into `outputs`, whose old content is dropped. A chunk that was not read completely will fail
@@ -171,12 +177,21 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
         mut outputs: Vec<P::Output>,
     ) -> Processed<I, P::Output> {
         outputs.clear();
-        let (encoded, holes, failure) = (None, Vec::new(), None);
-        let mut chunk = Processed { filled, outputs, encoded, maker: 0, chunks: 1, holes, failure };
+        let mut chunk = Processed {
+            filled,
+            outputs,
+            encoded: None,
+            maker: 0,
+            took: Duration::ZERO,
+            chunks: 1,
+            holes: Vec::new(),
+            failure: None,
+        };
         let readable = !matches!(chunk.filled.end, End::Failed(_) | End::Listener(..));
         if !readable || chunk.filled.items.is_empty() {
             return chunk;
         }
+        let begun = self.retries.clock.elapsed();
         for listener in &self.hooks.chunk {
             let call = || listener.before_chunk(self.retries.scope, &chunk.filled.items);
             if let Err(error) = guarded(call) {
@@ -192,6 +207,7 @@ impl<I, P: ItemProcessor<I>> Processing<'_, I, P> {
                 self.process_each(&mut chunk);
             }
         }
+        chunk.took = self.retries.clock.elapsed().saturating_sub(begun);
         chunk
     }
 

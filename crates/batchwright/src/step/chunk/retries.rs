@@ -2,10 +2,12 @@
 //! writes alike.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::process::Fault;
 use crate::clock::Clock;
 use crate::error::ItemError;
+use crate::event::{Change, Event, Events, Subject};
 use crate::execution::Phase;
 use crate::item::guarded;
 use crate::listener::RetryListener;
@@ -19,6 +21,18 @@ pub(super) struct Retries<'a> {
     pub(super) listeners: &'a [Arc<dyn RetryListener>],
     pub(super) clock: &'a dyn Clock,
     pub(super) scope: &'a StepScope,
+    /// Where each retry is reported.
+    pub(super) events: &'a Events,
+}
+
+/// Maximum number of attempts at a commit that conflicts with other transactions. Each resolution of a
+/// deadlock lets one transaction through, so this many conflicts in a row are no accident.
+pub(super) const CONTENTION_ATTEMPTS_MAX: u32 = 10;
+
+/// Returns the wait before the next attempt, which doubles up to a limit. Jitter is not needed: the timing of
+/// processes differs.
+pub(super) fn contention_wait(attempts: u32) -> Duration {
+    Duration::from_millis(5 << attempts.min(6))
 }
 
 impl Retries<'_> {
@@ -39,6 +53,20 @@ impl Retries<'_> {
             guarded(|| listener.on_retry(self.scope, phase, failed.count, error))
                 .map_err(|error| Fault::Listener("on_retry", error))?;
         }
+        self.events.emit(|| Event {
+            at: self.clock.now(),
+            subject: Subject::Step {
+                execution: self.scope.job().execution_id(),
+                job: self.scope.job().job().into(),
+                step: self.scope.step().into(),
+            },
+            change: Change::Retried {
+                id: self.scope.id(),
+                phase,
+                kind: error.kind().clone(),
+                failed: failed.count,
+            },
+        });
         retry::wait(backoff, failed.count, self.clock, self.scope.stop()).map_err(Fault::Item)?;
         Ok(true)
     }

@@ -4,17 +4,16 @@
 //! Only this module counts, in the order of the input, so that the skip limit has the same effect with
 //! read-ahead and parallel processing.
 
-use std::time::Duration;
-
 use super::acknowledge::Acknowledging;
 use super::checkpoint::{Checkpoint, to_json};
 use super::fill::End;
+use super::prepared::prepared_of;
 use super::process::{Fault, Hole, Processed, Skipped};
-use super::retries::Retries;
+use super::retries::{CONTENTION_ATTEMPTS_MAX, Retries, contention_wait};
 use super::skips::{PendingSkip, SkipSource, Skips, SpentLimit};
 use super::{Hooks, Settings};
 use crate::error::{ErrorKind, ItemError, ItemErrorText, RepositoryError, StepError};
-use crate::event::Progress;
+use crate::event::{ChunkTimes, Progress};
 use crate::execution::{Counters, Phase, SkipRecord};
 use crate::item::{
     ChunkTransaction, DeadLetterFile, Encoder, Ending, ItemWriter, PreparedCommit, guarded,
@@ -54,20 +53,12 @@ pub(super) struct Settler<'r, 'a, I, O, W: ItemWriter<O>> {
     counters: Counters,
     skips: Skips<'r>,
     write_errors: Vec<ItemError>,
+    /// How long the chunk took before it was written; nothing once a commit has had these times.
+    times: ChunkTimes,
     /// Whether the last attempt failed for a reason that is no item's fault.
     blameless: bool,
     /// Whether the last attempt failed because of a conflict with another transaction.
     contended: bool,
-}
-
-/// Maximum number of attempts at a commit that conflicts with other transactions. Each resolution of a
-/// deadlock lets one transaction through, so this many conflicts in a row are no accident.
-const CONTENTION_ATTEMPTS_MAX: u32 = 10;
-
-/// Returns the wait before the next attempt, which doubles up to a limit. Jitter is not needed: the timing of
-/// processes differs.
-fn contention_wait(attempts: u32) -> Duration {
-    Duration::from_millis(5 << attempts.min(6))
 }
 
 impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
@@ -95,6 +86,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             counters,
             skips,
             write_errors: Vec::new(),
+            times: ChunkTimes::default(),
             blameless: false,
             contended: false,
         }
@@ -159,6 +151,8 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
     /// Accounts for `chunk`, writes its outputs and commits.
     pub(super) fn settle(&mut self, chunk: &mut Processed<I, O>) -> Result<Settled, StepError> {
         let mut pending = Vec::new();
+        let (read, process) = (chunk.filled.took, chunk.took);
+        self.times = ChunkTimes { read, process, ..ChunkTimes::default() };
         let result =
             self.account(chunk, &mut pending).and_then(|()| match chunk.filled.records() {
                 // The input ended where the last chunk ended: there is nothing to commit.
@@ -385,6 +379,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         let outputs = &chunk.outputs[range];
         let scope = self.run.scope.clone();
         let next = self.checkpoint.sequence + 1;
+        let (clock, begun) = (self.retries.clock, self.retries.clock.elapsed());
         let mut transaction = ChunkTransaction::new(self.run.store(), &scope, next);
         if let Err(error) = self.write(outputs, encoded, &mut transaction)? {
             drop(transaction);
@@ -404,21 +399,17 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         };
         if self.writer.prepares() {
             self.refuse_used(&transaction)?;
-            let prepared = PreparedCommit {
-                sequence: next,
-                checkpoint: checkpoint.clone(),
-                counters: counters - self.run.step.counters,
-                skips: records.clone(),
-                step_context: scope.context().change_json(),
-                job_context: scope.job().context().change_json(),
-            };
+            let change = counters - self.run.step.counters;
+            let prepared = prepared_of(&scope, next, &checkpoint, change, &records);
             if let Err(error) = self.prepare(&prepared, outputs.is_empty())? {
                 drop(transaction);
                 return Ok(Err(error));
             }
         }
         let progress: Option<Progress> = chunk.filled.progress;
-        let commit = Commit { counters, checkpoint: &checkpoint, skips: &records, progress };
+        let write = clock.elapsed().saturating_sub(begun);
+        let times = ChunkTimes { write, ..self.times };
+        let commit = Commit { counters, checkpoint: &checkpoint, skips: &records, progress, times };
         match self.run.commit(transaction, commit) {
             Ok(()) => {}
             Err(RepositoryError::Refused { kind, source }) if !self.writer.prepares() => {
@@ -436,6 +427,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             Err(source) => return Err(Aborted::Step(self.run.commit_failed(source))),
         }
         self.json = checkpoint;
+        self.times = ChunkTimes::default();
         self.counters = counters;
         *self.checkpoint = reached;
         self.committed().map(Ok)
