@@ -301,21 +301,22 @@ fn a_command_for_many_is_an_operation_that_says_what_became_of_each() {
     let (_, rest) = ask(&serving, "GET", &format!("{path}?limit=2&cursor={cursor}"), None);
     assert_eq!(rest["items"][0]["started"], 6, "{rest}");
     // What cannot be done is in the results, and ends nothing.
-    let (_, begun) = begin(json!({"action": "abandon", "executions": [1, 99, 1, 6]}));
     until("the restarts have ended", || {
-        ask(&serving, "GET", "/v1/executions?status=FAILED", None).1["items"]
-            .as_array()
-            .unwrap()
-            .len()
-            == 6
+        let failed = ask(&serving, "GET", "/v1/executions?status=FAILED", None).1;
+        failed["items"].as_array().unwrap().len() == 6
     });
+    let (_, begun) = begin(json!({"action": "abandon", "executions": [6, 99, 6, 1]}));
     let abandoned = ended(&serving, &begun);
-    assert_eq!((&abandoned["total"], &abandoned["done"]), (&json!(3), &json!(3)));
+    let counts = ["total", "done", "refused"].map(|name| &abandoned[name]);
+    assert_eq!(counts, [3, 3, 2]);
     let path = format!("/v1/operations/{}/results", begun["id"].as_str().unwrap());
     let (_, results) = ask(&serving, "GET", &path, None);
     assert_eq!(results["items"][1]["code"], "no_such_execution", "{results}");
+    // What has an owner, or has ended, is not recovered.
+    let (_, begun) = begin(json!({"action": "recover", "executions": [2, 3]}));
+    assert_eq!(ended(&serving, &begun)["refused"], 2);
     let (_, list) = ask(&serving, "GET", "/v1/operations", None);
-    assert_eq!(list["items"][1]["action"], "restart");
+    assert_eq!(list["items"][2]["action"], "restart");
     let audit = place.run(&["audit"]).expect(0).out;
     assert!(audit.contains("3 executions") && audit.contains("job:fail"), "{audit}");
     // What is no order begins nothing.

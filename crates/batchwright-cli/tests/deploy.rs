@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use batchwright_testkit::{Service, needs};
+use sha2::{Digest, Sha256};
 
 fn deploy(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy").join(name)
@@ -95,6 +96,20 @@ fn metrics_can_have_an_address_of_their_own_which_has_nothing_else() {
         elsewhere.starts_with("HTTP/1.1 404") && elsewhere.contains("http.metrics"),
         "{elsewhere}"
     );
+}
+
+#[test]
+fn metrics_at_their_own_address_need_the_token_of_the_server() {
+    let place = common::Place::new();
+    let hash: String = Sha256::digest("scrape").iter().map(|it| format!("{it:02x}")).collect();
+    let token = format!("[[http.tokens]]\nname = \"p\"\nrole = \"viewer\"\nsha256 = \"{hash}\"\n");
+    let config = format!("[http]\nmetrics = \"127.0.0.1:0\"\n{token}");
+    let config = place.write("own.toml", config);
+    let server = serving::Serving::start_with(&place, &["--config", config.to_str().unwrap()]);
+    let log = server.last_word();
+    let own = log.lines().find_map(|line| line.split_once("metrics=")).unwrap().1.trim();
+    assert!(serving::get(own, "/metrics").starts_with("HTTP/1.1 401"));
+    assert!(serving::get(own, "/healthz").starts_with("HTTP/1.1 200"));
 }
 
 #[test]

@@ -75,7 +75,7 @@
       const answer = await fetch(location.href, { headers: { accept: 'text/html' }, redirect: 'manual' });
       if (answer.type === 'opaqueredirect' || answer.status === 401) { signedOut = true; silent(); notLive('Signed out: load the page again'); return; }
       if (answer.status >= 500 || answer.status === 429) { due = true; last = Date.now() + 4000; }
-      else if (!answer.ok) notLive('This page is not there any more');
+      else if (!answer.ok) { notLive('This page is not there any more'); main.querySelector('[data-poll]')?.remove(); }
       if (answer.ok) {
         const page = new DOMParser().parseFromString(await answer.text(), 'text/html');
         const fresh = page.getElementById('main');
@@ -118,7 +118,7 @@
     listen();
     setInterval(() => {
       showTimes(document);
-      if (main.querySelector('[data-poll]')) due = true;
+      if (!signedOut && main.querySelector('[data-poll]')) due = true;
       if (due && Date.now() - last > 900) refresh();
     }, 500);
   }

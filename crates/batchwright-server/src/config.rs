@@ -312,6 +312,11 @@ impl Config {
             return Err("jobs.running_max: expected at least 1".to_owned());
         }
         let http = match self.http.enabled {
+            Some(false) if self.http.metrics.is_some() => {
+                return Err(
+                    "http.metrics needs the listener of http, and http.enabled is false".to_owned()
+                );
+            }
             Some(false) => None,
             Some(true) | None => Some(self.http(folder)?),
         };
@@ -544,6 +549,8 @@ mod tests {
             "[http]\norigins = [\"*\"]",
             "[shutdown]\ngrace = 3",
             "[http]\nlisten = \"here\"",
+            "[http]\nmetrics = \"here\"",
+            "[http]\nenabled = false\nmetrics = \"127.0.0.1:9464\"",
             "[http]\ntls_key = \"a\"",
             "[http.oidc]\nissuer = \"https://a\"\nclient_id = \"b\"\naddress = \"https://c\"\nroles = {}",
             "[http.oidc]\nissuer = \"https://a\"\nclient_id = \"b\"\naddress = \"https://c\"\nroles = { x = \"king\" }",

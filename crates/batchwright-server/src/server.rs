@@ -367,6 +367,7 @@ impl Server {
             for listening in self.listening.drain(..) {
                 let _ = runtime.block_on(listening);
             }
+            runtime.block_on(self.api.operations_end());
             if let Some(scheduler) = &self.scheduler {
                 runtime.block_on(scheduler.drain());
             }

@@ -92,12 +92,17 @@ impl Api {
         match verb {
             Verb::Stop => drop(operator.stop(id)?),
             Verb::Abandon => drop(operator.abandon(id)?),
-            Verb::Recover => drop(operator.recover(id, RecoverMode::Detect)?),
+            Verb::Recover => {
+                let before = operator.explorer().execution(id)?.status;
+                if operator.recover(id, RecoverMode::Detect)?.status == before {
+                    return Ok(id);
+                }
+            }
             Verb::Restart => {
                 self.check_worker()?;
                 let triggered_by = Some(who.to_owned());
                 let options = LaunchOptions { triggered_by, ..LaunchOptions::default() };
-                // The new execution has who started it, so the audit needs no entry.
+                // The start of the new execution stores who gave the command, in the audit, too.
                 return Ok(operator.enqueue(&Launch::restart(id).options(options))?.id);
             }
         }

@@ -175,22 +175,27 @@ impl HttpListener {
             while clients.try_join_next().is_some() {}
             match accepted {
                 Ok((stream, _)) => serve(stream, &mut clients),
-                Err(error) => {
-                    tracing::debug!(%error, "cannot accept a client");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+                Err(error) => pause_after(&error).await,
             }
         }
         // Clients that the system has already connected are served, too.
-        let end = tokio::time::Instant::now() + LAST_ACCEPT;
-        while let Ok(Ok((stream, _))) = tokio::time::timeout_at(end, self.listener.accept()).await {
-            serve(stream, &mut clients);
-        }
+        let last = async {
+            while let Ok((stream, _)) = self.listener.accept().await {
+                serve(stream, &mut clients);
+            }
+        };
+        let _ = tokio::time::timeout(LAST_ACCEPT, last).await;
         drop(self.listener);
         stop.request();
         let ending = async { while clients.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(END_GRACE, ending).await;
     }
+}
+
+/// Waits after a client could not be accepted.
+async fn pause_after(error: &std::io::Error) {
+    tracing::debug!(%error, "cannot accept a client");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
 /// Serves one client until it disconnects or the server ends. The future of a request is dropped when its

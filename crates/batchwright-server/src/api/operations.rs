@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -27,8 +28,18 @@ use super::{Api, Problem, commanding};
 pub(super) const EXECUTIONS_MAX: usize = 10_000;
 /// Most operations that are under way at once.
 const RUNNING_MAX: usize = 8;
-/// Most operations that are kept; those that ended first are forgotten first.
+/// Most operations that are kept, and most results of those that have ended; what ended first is forgotten first.
 const KEPT_MAX: usize = 50;
+const RESULTS_MAX: usize = 100_000;
+/// How long an operation waits before it tries again what a busy server or an unavailable store refused.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long the end of the server waits for its operations, and how often it looks.
+const END_GRACE: Duration = Duration::from_secs(5);
+const END_INTERVAL: Duration = Duration::from_millis(10);
+/// Longest search, in bytes.
+const FILTER_BYTES_MAX: usize = 4_096;
+/// Executions that the audit names.
+const AUDITED_MAX: usize = 20;
 /// Executions that the answer to a dry run lists.
 const LISTED_MAX: usize = 500;
 
@@ -191,27 +202,23 @@ impl Operation {
 
     /// Gives the command for one execution after another.
     async fn go_through(self: Arc<Self>, api: Api) {
-        let mut end = OperationStatus::Completed;
+        let audited = self.in_turn(&api, |own, api| {
+            let (action, subject, detail) = own.described();
+            api.audit(&own.who, action, &subject, Some(&detail));
+            Ok(ExecutionId(0))
+        });
+        let mut end = audited.await.err();
         for id in &self.order.ids {
-            let given = loop {
-                if let Some(ended) = self.must_end(&api) {
-                    break Err(ended);
-                }
-                let (api, own, id) = (api.clone(), Arc::clone(&self), *id);
-                let given = commanding(move || api.give(&own.who, own.order.verb, id)).await;
-                // On a busy server the operation waits for its next turn, as often as it must.
-                if !given.as_ref().is_err_and(|problem| problem.code() == "overloaded") {
-                    break Ok(given);
-                }
-            };
-            match given {
-                Ok(given) => self.add(*id, given),
-                Err(ended) => {
-                    end = ended;
-                    break;
-                }
+            if end.is_some() {
+                break;
+            }
+            let id = *id;
+            match self.in_turn(&api, move |own, api| own.give(api, id)).await {
+                Ok(given) => self.add(id, given),
+                Err(ended) => end = Some(ended),
             }
         }
+        let end = end.unwrap_or(OperationStatus::Completed);
         let now = api.operator().clock().now();
         self.done().end = Some((end, now));
         let view = self.view();
@@ -225,6 +232,60 @@ impl Operation {
             view.total,
             "an operation ended"
         );
+    }
+
+    /// Does `work` in a turn of its own, again while the server is busy or the store is unavailable: a command that was given
+    /// before the answer was lost is then refused. The outer error is the end of the operation, before `work`.
+    async fn in_turn(
+        self: &Arc<Self>,
+        api: &Api,
+        work: impl Fn(&Self, &Api) -> Result<ExecutionId, Problem> + Clone + Send + 'static,
+    ) -> Result<Result<ExecutionId, Problem>, OperationStatus> {
+        loop {
+            let (api, own, work) = (api.clone(), Arc::clone(self), work.clone());
+            let given = commanding(move || match own.must_end(&api) {
+                Some(ended) => Ok(Err(ended)),
+                None => work(&own, &api).map(Ok),
+            });
+            let problem = match given.await {
+                Ok(Ok(id)) => return Ok(Ok(id)),
+                Ok(Err(ended)) => return Err(ended),
+                Err(problem) => problem,
+            };
+            if !["overloaded", "store_unavailable"].contains(&problem.code()) {
+                return Ok(Err(problem));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn give(&self, api: &Api, id: ExecutionId) -> Result<ExecutionId, Problem> {
+        let (verb, now) = (self.order.verb, api.operator().clock().now());
+        // What has ended is recovered already: among many it was not meant.
+        if verb == Verb::Recover && !api.operator().explorer().execution(id)?.is_stale(now) {
+            let detail =
+                format!("execution {id} has an owner, or has ended; there is nothing to recover");
+            return Err(Problem::new(StatusCode::CONFLICT, "not_running", detail));
+        }
+        api.give(&self.who, verb, id)
+    }
+
+    /// Returns what the audit has about the operation.
+    fn described(&self) -> (&'static str, String, String) {
+        let Order { verb, ids, filter, .. } = &self.order;
+        let noun = if ids.len() == 1 { "execution" } else { "executions" };
+        let named = || {
+            let ids: Vec<_> = ids.iter().take(AUDITED_MAX).map(ToString::to_string).collect();
+            ids.join(", ")
+        };
+        let detail = filter.clone().unwrap_or_else(named);
+        (verb.name(), format!("operation {}: {} {noun}", self.id, ids.len()), detail)
+    }
+
+    /// Returns when it ended, by its clock, and its number of results; `None` while it is running.
+    fn ended(&self) -> Option<(Timestamp, usize)> {
+        let done = self.done();
+        done.end.map(|(_, at)| (at, done.results.len()))
     }
 }
 
@@ -241,10 +302,16 @@ impl Operations {
             let busy = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail);
             return Err(busy.retry_after(5));
         }
-        if kept.len() >= KEPT_MAX
-            && let Some(oldest) = kept.iter().position(|one| !one.is_running())
-        {
-            kept.remove(oldest);
+        loop {
+            let ended = || kept.iter().enumerate().filter_map(|(at, one)| Some((one.ended()?, at)));
+            let results: usize = ended().map(|((_, results), _)| results).sum();
+            let first = ended().min().map(|(_, at)| at);
+            match first {
+                Some(at) if kept.len() >= KEPT_MAX || results > RESULTS_MAX => {
+                    kept.remove(at);
+                }
+                _ => break,
+            }
         }
         kept.push_back(operation);
         Ok(())
@@ -274,6 +341,10 @@ impl Api {
         filter: Option<String>,
         named: Option<Vec<ExecutionId>>,
     ) -> Result<Order, Problem> {
+        if filter.as_ref().is_some_and(|words| words.len() > FILTER_BYTES_MAX) {
+            let detail = format!("a search has at most {FILTER_BYTES_MAX} bytes");
+            return Err(Problem::invalid(detail));
+        }
         let (mut ids, has_more) = match (&filter, named) {
             (Some(words), None) => self.matching(verb, words, EXECUTIONS_MAX)?,
             (None, Some(ids)) if ids.len() > EXECUTIONS_MAX => {
@@ -292,13 +363,11 @@ impl Api {
         Ok(Order { verb, ids, has_more, filter })
     }
 
-    /// Begins an operation for `who`, within the runtime of the caller.
-    pub(super) async fn begin(&self, who: String, order: Order) -> Result<Arc<Operation>, Problem> {
+    /// Begins an operation for `who`, within the runtime of the caller. It goes on also when the caller is dropped.
+    pub(super) fn begin(&self, who: String, order: Order) -> Result<Arc<Operation>, Problem> {
         if order.verb == Verb::Restart {
             self.check_worker()?;
         }
-        let subject = format!("{} executions", order.ids.len());
-        let (action, detail) = (order.verb.name(), order.filter.clone());
         let operation = Arc::new(Operation {
             id: random_word().chars().filter(char::is_ascii_alphanumeric).take(12).collect(),
             who,
@@ -308,21 +377,36 @@ impl Api {
             done: Mutex::default(),
         });
         self.operations.keep(Arc::clone(&operation))?;
-        let (api, who) = (self.clone(), operation.who.clone());
-        let audited = commanding(move || {
-            api.audit(&who, action, &subject, detail.as_deref());
-            Ok(())
-        });
-        let _ = audited.await;
         tokio::spawn(Arc::clone(&operation).go_through(self.clone()));
         Ok(operation)
     }
 
-    /// Cancels an operation; what it has done stays.
-    pub(super) fn cancel(&self, id: &str) -> Result<Arc<Operation>, Problem> {
+    /// Cancels an operation for `who`; what it has done stays.
+    pub(super) async fn cancel(&self, who: String, id: &str) -> Result<Arc<Operation>, Problem> {
         let operation = self.operations.find(id)?;
-        operation.is_cancelled.store(true, Ordering::SeqCst);
+        let was_cancelled = operation.is_cancelled.swap(true, Ordering::SeqCst);
+        if operation.is_running() && !was_cancelled {
+            let (api, subject) = (self.clone(), format!("operation {}", operation.id));
+            let audited = commanding(move || {
+                api.audit(&who, "cancel", &subject, None);
+                Ok(())
+            });
+            if let Err(problem) = audited.await {
+                let error = problem.detail();
+                tracing::error!(id, error, "the cancel of an operation is missing in the audit");
+            }
+        }
         Ok(operation)
+    }
+
+    /// Waits until the operations of this server have ended, once its end is requested.
+    pub(crate) async fn operations_end(&self) {
+        let ended = async {
+            while self.operations.kept().iter().any(|one| one.is_running()) {
+                tokio::time::sleep(END_INTERVAL).await;
+            }
+        };
+        let _ = tokio::time::timeout(END_GRACE, ended).await;
     }
 }
 
@@ -368,7 +452,8 @@ pub(super) struct ResultList {
 }
 
 /// Gives one command for many executions, one after another: those that a search finds and for which the command makes sense, or
-/// those that are named. The operation goes on when the client leaves; its server forgets it when it ends.
+/// those that are named. The operation goes on when the client leaves, and ends with its server. Results are complete once it has
+/// ended.
 #[utoipa::path(post, path = "/v1/operations", tag = "operations", request_body = OperationBody,
     responses((status = 202, body = OperationView, headers(("location" = String))), (status = 200, body = DryRun)))]
 pub(super) async fn begin(
@@ -384,14 +469,15 @@ pub(super) async fn begin(
         return Err(Problem::invalid(detail));
     }
     let looked = api.clone();
-    let order = super::blocking(move || looked.order(action, filter, executions)).await?;
+    // The search may read very many rows: it takes a place of the commands, not of the pages.
+    let order = commanding(move || looked.order(action, filter, executions)).await?;
     if dry_run {
         let Order { verb, ids, has_more, .. } = order;
         let executions = ids.iter().take(LISTED_MAX).copied().collect();
         let found = DryRun { action: verb, total: ids.len(), has_more, executions };
         return Ok(Json(found).into_response());
     }
-    let begun = api.begin(caller.named(), order).await?.view();
+    let begun = api.begin(caller.named(), order)?.view();
     let location = format!("/v1/operations/{}", begun.id);
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(begun)).into_response())
 }
@@ -435,10 +521,11 @@ pub(super) async fn results(
     responses((status = 202, body = OperationView)))]
 pub(super) async fn cancel(
     State(api): State<Api>,
+    caller: Caller,
     _: NoQuery,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let cancelled = api.cancel(&id)?.view();
+    let cancelled = api.cancel(caller.named(), &id).await?.view();
     Ok((StatusCode::ACCEPTED, Json(cancelled)).into_response())
 }
 
@@ -470,47 +557,50 @@ mod tests {
         operation.view()
     }
 
-    /// While all places for commands are taken, no operation goes on: what ends it comes before its first command.
+    /// While all places for commands are taken, no operation gives one: what ends it comes before its first command.
     #[tokio::test(flavor = "multi_thread")]
     async fn what_is_cancelled_or_interrupted_gives_no_further_command() {
         let stop = StopToken::default();
         let api = api(&stop);
-        let completed = api.begin("me".to_owned(), order(1..4)).await.unwrap();
+        let completed = api.begin("me".to_owned(), order(1..4)).unwrap();
         let completed = end_of(&completed).await;
         assert_eq!(completed.status, OperationStatus::Completed);
         assert_eq!((completed.done, completed.refused), (3, 3), "there are no such executions");
 
-        let cancelled = api.begin("me".to_owned(), order(1..100_000)).await.unwrap();
-        let interrupted = api.begin("me".to_owned(), order(1..100_000)).await.unwrap();
         let places = COMMANDING.acquire_many(AT_ONCE_MAX as u32).await.unwrap();
-        api.cancel(&cancelled.id).unwrap();
+        let cancelled = api.begin("me".to_owned(), order(1..100)).unwrap();
+        let interrupted = api.begin("me".to_owned(), order(1..100)).unwrap();
+        cancelled.is_cancelled.store(true, Ordering::SeqCst);
         stop.request();
         drop(places);
-        let cancelled = end_of(&cancelled).await;
-        assert_eq!(cancelled.status, OperationStatus::Cancelled);
-        assert!(cancelled.done < cancelled.total && cancelled.ended_at.is_some());
-        assert_eq!(end_of(&interrupted).await.status, OperationStatus::Interrupted);
+        for (operation, status) in
+            [(cancelled, OperationStatus::Cancelled), (interrupted, OperationStatus::Interrupted)]
+        {
+            let ended = end_of(&operation).await;
+            assert_eq!((ended.status, ended.done), (status, 0));
+            assert!(ended.ended_at.is_some());
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn few_are_under_way_at_once_and_the_oldest_that_ended_is_forgotten() {
         let api = api(&StopToken::default());
-        let first = api.begin("me".to_owned(), order(0..0)).await.unwrap();
+        let first = api.begin("me".to_owned(), order(0..0)).unwrap();
         end_of(&first).await;
         for _ in 1..KEPT_MAX {
-            end_of(&api.begin("me".to_owned(), order(0..0)).await.unwrap()).await;
+            end_of(&api.begin("me".to_owned(), order(0..0)).unwrap()).await;
         }
         assert!(api.operations.find(&first.id).is_ok());
-        end_of(&api.begin("me".to_owned(), order(0..0)).await.unwrap()).await;
+        end_of(&api.begin("me".to_owned(), order(0..0)).unwrap()).await;
         assert!(api.operations.find(&first.id).is_err());
         let mut begun = Vec::new();
         for _ in 0..RUNNING_MAX {
-            begun.push(api.begin("me".to_owned(), order(1..1_000_000)).await.unwrap());
+            begun.push(api.begin("me".to_owned(), order(1..1_000_000)).unwrap());
         }
-        let refused = api.begin("me".to_owned(), order(1..2)).await.err().unwrap();
+        let refused = api.begin("me".to_owned(), order(1..2)).err().unwrap();
         assert_eq!((refused.status(), refused.code()), (503, "overloaded"));
         for one in begun {
-            api.cancel(&one.id).unwrap();
+            api.cancel("me".to_owned(), &one.id).await.unwrap();
             assert_eq!(end_of(&one).await.status, OperationStatus::Cancelled);
         }
     }

@@ -11,7 +11,7 @@ use super::super::access::Role;
 use super::super::command::Verb;
 use super::super::operations::{EXECUTIONS_MAX, Order};
 use super::super::page::percent;
-use super::super::{Problem, blocking};
+use super::super::{Problem, commanding};
 use super::form::Fields;
 use super::operation;
 use super::parts::{count_of, executions, number};
@@ -139,12 +139,12 @@ pub(super) async fn bulk(view: View, fields: Fields) -> Result<Response, Problem
         "all" => (Some(words.clone()), None),
         _ => (None, Some(named)),
     };
-    let order = blocking(move || api.order(verb, filter, named)).await?;
+    let order = commanding(move || api.order(verb, filter, named)).await?;
     if order.ids.is_empty() || fields.is_set("dry_run") {
         let title = format!("{} executions", verb.name());
         return view.write(move |view| Ok((title, counted(view, &words, &order)))).await;
     }
-    let begun = view.api.begin(view.who(), order).await?;
+    let begun = view.api.begin(view.who(), order)?;
     Ok(Redirect::to(&operation::path(&begun.view().id)).into_response())
 }
 
@@ -158,7 +158,7 @@ fn counted(view: &View, words: &str, order: &Order) -> Markup {
         } @else {
             p { "The command " b { (verb) } " would be given for " b { (count_of(ids.len(), "execution")) } ". Nothing was changed." }
             p.hint { @for id in ids.iter().take(SHOWN) { (view.execution(*id)) " " } @if ids.len() > SHOWN { "…" } }
-            @if order.has_more { p.notice { "At most " (number(EXECUTIONS_MAX as u64)) " executions at once; give the command again for the rest." } }
+            @if order.has_more { p.notice { "At most " (number(EXECUTIONS_MAX as u64)) " executions at once, the newest; for the rest, give the command again with " code { "until:" } " and the present time in the search." } }
             (view.form("/executions/bulk", &html! {
                 input type="hidden" name="q" value=(words);
                 // Exactly those that were counted.

@@ -38,7 +38,7 @@ pub(super) async fn cancel(
     Path(id): Path<String>,
     _: Fields,
 ) -> Result<Response, Problem> {
-    view.api.cancel(&id)?;
+    view.api.cancel(view.who(), &id).await?;
     Ok(Redirect::to(&path(&id)).into_response())
 }
 
@@ -64,7 +64,7 @@ fn content(
             @if let Some(filter) = &shown.filter { dt { "Search" } dd { a href=(view.url(&format!("/executions?q={}", percent(filter)))) { code { (filter) } } } }
             @if let Some(ended) = shown.ended_at { dt { "Ended" } dd { (ago(ended, view.now)) } }
         }
-        @if shown.has_more { p.notice { "The search found more executions than one operation takes; give the command again for the rest." } }
+        @if shown.has_more { p.notice { "The search found more executions than one operation takes, the newest. For the rest, give the command again with " code { "until:" (shown.created_at.strftime("%Y-%m-%dT%H:%M:%SZ")) } " in the search." } }
         @if is_running && view.may(Role::Operator) {
             (view.button(&format!("{}/cancel", path(&shown.id)), "Cancel"))
             p.hint { "What it has done stays." }

@@ -1,6 +1,6 @@
 //! The outcomes of the last hours, which are counted at most once a second however many people look.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use batchwright::JobOperator;
@@ -8,25 +8,40 @@ use batchwright::error::RepositoryError;
 use batchwright::query::OutcomeCount;
 use jiff::Timestamp;
 
-/// How old counts may be although something has changed since.
+/// How old counts may be although something may have changed since.
 const AGE_MAX: Duration = Duration::from_secs(1);
 /// How old they may be when nothing has changed: a purge is no change that the store numbers.
 const UNCHANGED_AGE_MAX: Duration = Duration::from_secs(60);
+/// How long a change may become visible after one with a higher number.
+const OVERLAP: Duration = Duration::from_secs(2);
 /// Length of a period, in seconds.
 pub(super) const PERIOD: u32 = 3_600;
 
 /// The newest counts. Clones share them.
 #[derive(Clone, Default)]
 pub(in crate::api) struct Outcomes {
-    kept: Arc<Mutex<Option<Kept>>>,
+    inner: Arc<Inner>,
 }
 
-#[derive(Clone)]
+#[derive(Default)]
+struct Inner {
+    /// Held by the one who counts.
+    counting: Mutex<()>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// The number of the newest change, and when it was first seen, by the monotonic clock.
+    newest: Option<(i64, Duration)>,
+    kept: Option<Kept>,
+}
+
 struct Kept {
     /// The beginning of the first period.
     since: Timestamp,
-    /// The number of the newest change before they were counted.
-    last_event: i64,
+    /// The number of the newest change before they were counted; `None` while one with a lower number may become visible.
+    last_event: Option<i64>,
     /// When they were counted, by the monotonic clock.
     at: Duration,
     counts: Arc<[OutcomeCount]>,
@@ -35,30 +50,77 @@ struct Kept {
 /// What [`Outcomes::count`] returns.
 pub(super) struct Counted {
     pub(super) counts: Arc<[OutcomeCount]>,
-    /// Whether something has changed since they were counted.
+    /// Whether something may have changed since they were counted.
     pub(super) is_outdated: bool,
 }
 
 impl Outcomes {
-    /// Counts the executions created at `since` or later. Who asks while another one counts waits for its result.
+    /// Counts the executions created at `since` or later. Who asks while another one counts gets the counts before that, if there
+    /// are any.
     pub(super) fn count(
         &self,
         operator: &JobOperator,
         since: Timestamp,
     ) -> Result<Counted, RepositoryError> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let (queries, now) = (operator.queries(), operator.clock().elapsed());
+        let (queries, clock) = (operator.queries(), operator.clock());
         let last_event = queries.last_event()?;
-        if let Some(kept) = kept.as_ref().filter(|kept| kept.since == since) {
-            let is_outdated = kept.last_event != last_event;
-            let age_max = if is_outdated { AGE_MAX } else { UNCHANGED_AGE_MAX };
-            if now.saturating_sub(kept.at) < age_max {
-                return Ok(Counted { counts: Arc::clone(&kept.counts), is_outdated });
-            }
+        if let Some(counted) = self.known().fresh(since, last_event, clock.elapsed()) {
+            return Ok(counted);
         }
+        let _alone = match self.inner.counting.try_lock() {
+            Ok(alone) => alone,
+            Err(TryLockError::Poisoned(alone)) => alone.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                if let Some(old) = self.known().of(since) {
+                    return Ok(Counted { counts: Arc::clone(&old.counts), is_outdated: true });
+                }
+                let alone = self.inner.counting.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(counted) = self.known().fresh(since, last_event, clock.elapsed()) {
+                    return Ok(counted);
+                }
+                alone
+            }
+        };
+        let begun = clock.elapsed();
         let counts: Arc<[OutcomeCount]> = queries.outcomes(since, PERIOD)?.into();
-        *kept = Some(Kept { since, last_event, at: now, counts: Arc::clone(&counts) });
-        Ok(Counted { counts, is_outdated: false })
+        let mut known = self.known();
+        let is_settled = known.first_seen(last_event, begun) + OVERLAP <= begun;
+        let kept = Kept {
+            since,
+            last_event: is_settled.then_some(last_event),
+            at: clock.elapsed(),
+            counts: Arc::clone(&counts),
+        };
+        known.kept = Some(kept);
+        Ok(Counted { counts, is_outdated: !is_settled })
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.inner.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// Returns when the change `last_event`, the newest one, was first seen.
+    fn first_seen(&mut self, last_event: i64, now: Duration) -> Duration {
+        match self.newest {
+            Some((known, at)) if known == last_event => at,
+            _ => self.newest.insert((last_event, now)).1,
+        }
+    }
+
+    fn of(&self, since: Timestamp) -> Option<&Kept> {
+        self.kept.as_ref().filter(|kept| kept.since == since)
+    }
+
+    /// Returns the counts that are kept, unless they are too old.
+    fn fresh(&mut self, since: Timestamp, last_event: i64, now: Duration) -> Option<Counted> {
+        self.first_seen(last_event, now);
+        let kept = self.of(since)?;
+        let is_outdated = kept.last_event != Some(last_event);
+        let age_max = if is_outdated { AGE_MAX } else { UNCHANGED_AGE_MAX };
+        let is_fresh = now.saturating_sub(kept.at) < age_max;
+        is_fresh.then(|| Counted { counts: Arc::clone(&kept.counts), is_outdated })
     }
 }
 
@@ -85,16 +147,28 @@ mod tests {
         let run = |number: i64| {
             operator.run("job", JobParameters::new().with("number", number)).unwrap();
         };
-        assert_eq!(count(), (0, false));
+        assert_eq!(count(), (0, true));
         run(1);
         assert_eq!(count(), (0, true), "the page is loaded once more");
         clock.advance(AGE_MAX);
+        assert_eq!(count(), (1, true), "a change before it may still become visible");
+        clock.advance(OVERLAP);
         assert_eq!(count(), (1, false));
-        clock.advance(AGE_MAX);
         let first = Arc::clone(&outcomes.count(&operator, since).unwrap().counts);
+        clock.advance(UNCHANGED_AGE_MAX - AGE_MAX);
         let second = outcomes.count(&operator, since).unwrap().counts;
         assert!(Arc::ptr_eq(&first, &second), "nothing has changed");
         run(2);
-        assert_eq!(count(), (2, false), "the counts are older than a second");
+        assert_eq!(count(), (2, true), "the counts are older than a second");
+    }
+
+    #[test]
+    fn who_asks_while_another_one_counts_gets_what_was_counted_before() {
+        let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
+        let (outcomes, since) = (Outcomes::default(), Timestamp::UNIX_EPOCH);
+        outcomes.count(&operator, since).unwrap();
+        let _counting = outcomes.inner.counting.lock().unwrap();
+        outcomes.known().kept.as_mut().unwrap().at = Duration::ZERO;
+        assert!(outcomes.count(&operator, since).unwrap().is_outdated);
     }
 }
