@@ -118,6 +118,27 @@ fn sigterm_cuts_no_request_and_stops_executions_at_a_chunk() {
 }
 
 #[test]
+fn a_server_goes_on_after_sighup_and_logs_what_runs_after_sigusr1() {
+    let place = Place::new();
+    place.write("long.toml", JOB);
+    let serving = Serving::start_with(&place, &["--jobs", ".", "--http", "127.0.0.1:0"]);
+    let body = json!({"parameters": {"number": 1}});
+    ask(&serving, "POST", "/v1/jobs/long/executions", Some(body));
+    until("it runs", || ask(&serving, "GET", "/v1/executions/1", None).1["status"] == "STARTED");
+    serving.signal(Signal::HUP);
+    until("SIGHUP is in the log", || serving.last_word().contains("SIGHUP: job files"));
+    for (count, signal) in [(1, Signal::USR1), (2, Signal::QUIT)] {
+        serving.signal(signal);
+        until("the execution is in the log", || {
+            let log = serving.last_word();
+            log.lines().filter(|line| line.contains("job=long status=\"STARTED\"")).count() == count
+        });
+    }
+    assert_eq!(serving.end(), 0, "SIGTERM ends it as before");
+    assert_eq!(place.show(1)["status"], "STOPPED");
+}
+
+#[test]
 fn clients_that_the_system_has_connected_are_answered_at_the_end() {
     let place = Place::new();
     let serving = Serving::start_with(&place, &["--http", "127.0.0.1:0"]);

@@ -49,7 +49,9 @@ fn commits(place: &Place) -> u64 {
 
 #[test]
 fn sigterm_in_a_chunk_commits_it_and_stops() {
-    for (number, name, code) in [(Signal::TERM, "SIGTERM", 143), (Signal::INT, "SIGINT", 130)] {
+    for (number, name, code) in
+        [(Signal::TERM, "SIGTERM", 143), (Signal::INT, "SIGINT", 130), (Signal::HUP, "SIGHUP", 129)]
+    {
         let place = Place::new();
         place.write("job.toml", job(1_000, OWN));
         let child = place.spawn(&["run", "job.toml", "--inject", r#"{"delay_ms":{"write":30}}"#]);
@@ -67,6 +69,22 @@ fn sigterm_in_a_chunk_commits_it_and_stops() {
         let rows = place.numbers("batchwright.db", "number");
         assert_eq!(rows, (1..=1_000).collect::<Vec<_>>(), "{name}: nothing lost, nothing twice");
     }
+}
+
+#[test]
+fn a_command_under_nohup_goes_on_when_its_terminal_is_closed() {
+    let place = Place::new();
+    place.write("job.toml", job(300, OWN));
+    let mut nohup = std::process::Command::new("nohup");
+    nohup.arg(env!("CARGO_BIN_EXE_batchwright"));
+    nohup.args(["run", "job.toml", "--inject", r#"{"delay_ms":{"write":10}}"#]);
+    nohup.current_dir(place.root()).stdin(std::process::Stdio::null());
+    nohup.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let mut child = nohup.spawn().unwrap();
+    until("some chunks are committed", || commits(&place) >= 2);
+    signal(&child, Signal::HUP);
+    assert!(child.wait().unwrap().success());
+    assert_eq!(place.show(1)["status"], "COMPLETED");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Handles SIGTERM and SIGINT: a graceful end first, then an immediate one.
+//! Handles signals: SIGTERM and SIGINT end a process gracefully first, then at once. SIGHUP ends a command, too, whose terminal is
+//! closed; a server goes on, and SIGUSR1 and SIGQUIT make it log what runs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -6,7 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use batchwright::clock::StopToken;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use batchwright::query::ExecutionFilter;
+use batchwright::{JobOperator, report};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 /// Ends the process and the programs that it started, at once.
@@ -15,7 +18,10 @@ fn end_now(signal: i32) -> ! {
     std::process::exit(128 + signal)
 }
 
-/// Listens for SIGTERM and SIGINT.
+/// Most running executions that SIGUSR1 logs.
+const LOGGED_MAX: usize = 100;
+
+/// Listens for the signals that end a process: SIGTERM and SIGINT.
 ///
 /// The first signal requests a graceful end. A second signal, or the end of the grace period, ends the
 /// process at once with `128 + signal`; its executions are then recovered as after a crash.
@@ -27,7 +33,7 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Starts to listen. The first signal calls `on_first` once, on a separate thread.
+    /// Starts to listen, in a server. The first signal calls `on_first` once, on a separate thread.
     ///
     /// # Errors
     ///
@@ -36,7 +42,50 @@ impl Shutdown {
         grace: Duration,
         on_first: impl FnOnce() + Send + 'static,
     ) -> std::io::Result<Self> {
-        let mut signals = Signals::new([SIGTERM, SIGINT])?;
+        Self::listen_for(&[SIGTERM, SIGINT], grace, on_first)
+    }
+
+    /// Starts to listen as [`listen`](Self::listen) does, in a command: the end of its terminal (SIGHUP) ends it, too, unless it
+    /// was started with `nohup`.
+    ///
+    /// # Errors
+    ///
+    /// When the signal handlers or their thread cannot be installed.
+    pub fn listen_in_terminal(
+        grace: Duration,
+        on_first: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let all = [SIGTERM, SIGINT, SIGHUP];
+        let count = if is_ignored(SIGHUP) { 2 } else { 3 };
+        Self::listen_for(&all[..count], grace, on_first)
+    }
+
+    /// Lets a server go on after SIGHUP, and log its running executions after SIGUSR1 and SIGQUIT.
+    ///
+    /// # Errors
+    ///
+    /// When the signal handlers or their thread cannot be installed.
+    pub fn log_on_signals(operator: &JobOperator) -> std::io::Result<()> {
+        let (mut signals, operator) = (Signals::new([SIGHUP, SIGUSR1, SIGQUIT])?, operator.clone());
+        thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            for signal in signals.forever() {
+                match signal {
+                    SIGHUP => tracing::info!(
+                        "SIGHUP: job files are read again when they change, and rules are in the store; restart the server for another configuration"
+                    ),
+                    _ => log_running(&operator),
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    fn listen_for(
+        ends: &[i32],
+        grace: Duration,
+        on_first: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let mut signals = Signals::new(ends)?;
         let received = Arc::new(AtomicI32::new(0));
         let is_done = Arc::new(AtomicBool::new(false));
         let shutdown = Self { signal: Arc::clone(&received), is_done: Arc::clone(&is_done) };
@@ -84,5 +133,31 @@ impl Shutdown {
     /// Returns the exit code after a graceful end by a signal: `128 + signal`.
     pub fn exit_code(&self) -> Option<u8> {
         self.signal().and_then(|signal| u8::try_from(128 + signal).ok())
+    }
+}
+
+/// Whether the process ignores `signal`, which it has then from the program that started it. Where the system does not say, it does
+/// not.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
+fn log_running(operator: &JobOperator) {
+    let filter = ExecutionFilter::default().running().limit(LOGGED_MAX);
+    let running = match operator.queries().executions(&filter) {
+        Ok(running) => running,
+        Err(error) => return tracing::error!(error = report(&error), "the store cannot be read"),
+    };
+    let here = operator.queue().running();
+    tracing::info!(here, in_store = running.len(), "running executions, at most {LOGGED_MAX}");
+    let now = operator.clock().now();
+    for one in running {
+        let (status, owner) = (one.status.name(), one.owner.as_deref());
+        let lease_until = one.lease_until.map(|at| at.to_string());
+        let is_stale = one.is_stale(now);
+        tracing::info!(id = %one.id, job = %one.job, status, owner, lease_until, is_stale, "running");
     }
 }

@@ -17,7 +17,7 @@ pub(super) fn drive(app: &App, global: &Global, args: &DriveArgs) -> Result<u8, 
     app.job_of(id)?;
     let stop = StopToken::default();
     let asked = stop.clone();
-    let shutdown = Shutdown::listen(global.grace, move || asked.request())?;
+    let shutdown = Shutdown::listen_in_terminal(global.grace, move || asked.request())?;
     let (lanes, wanted) = (args.lanes.unwrap_or(u32::MAX), !args.no_progress && !global.quiet);
     telemetry::observe(&app.operator);
     let driven = showing_units(&app.operator, id, wanted, || {

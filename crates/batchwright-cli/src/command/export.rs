@@ -407,7 +407,7 @@ pub(super) fn view(global: &Global, args: &ViewArgs) -> Result<u8, CliError> {
     let operator = JobOperator::builder(store).clock(clock).build();
     let stop = StopToken::default();
     let asked = stop.clone();
-    let shutdown = Shutdown::listen(global.grace, move || asked.request())?;
+    let shutdown = Shutdown::listen_in_terminal(global.grace, move || asked.request())?;
     let server =
         Server::builder(operator).http(HttpSettings::new(args.http)).read_only().start()?;
     if let Some(http) = server.http_address() {

@@ -163,7 +163,7 @@ fn foreground(
     let bar = Bar::follow(app.operator.events(), wanted);
     let operator = app.operator.clone();
     // Listening starts first: a signal between start and listening would kill the process at once.
-    let shutdown = Shutdown::listen(global.grace, move || {
+    let shutdown = Shutdown::listen_in_terminal(global.grace, move || {
         operator.stop_all();
     })?;
     telemetry::observe(&app.operator);

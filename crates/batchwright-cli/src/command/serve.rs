@@ -61,6 +61,7 @@ pub(super) fn serve_after(
         None => None,
     };
     let app = App::on(store, &global, program, None, settings.jobs_max)?;
+    Shutdown::log_on_signals(&app.operator)?;
     let mut server = Server::builder(app.operator.clone());
     if let Some((settings, schedule)) = scheduler {
         server = server.scheduler(settings, schedule);

@@ -25,7 +25,7 @@ pub(super) fn watch(app: &App, global: &Global, args: &ExecutionArgs) -> Result<
     let id = target(app, &args.execution)?;
     let stop = StopToken::default();
     let asked = stop.clone();
-    let shutdown = Shutdown::listen(global.grace, move || asked.request())?;
+    let shutdown = Shutdown::listen_in_terminal(global.grace, move || asked.request())?;
     let bar = match std::io::stderr().is_terminal() && !global.quiet {
         true => ProgressBar::new_spinner(),
         false => ProgressBar::hidden(),
