@@ -4,8 +4,11 @@ mod common;
 #[path = "common/serving.rs"]
 mod serving;
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use batchwright_testkit::{Service, needs};
 use common::{Place, until};
@@ -317,6 +320,16 @@ fn a_command_for_many_is_an_operation_that_says_what_became_of_each() {
     assert_eq!(ended(&serving, &begun)["refused"], 2);
     let (_, list) = ask(&serving, "GET", "/v1/operations", None);
     assert_eq!(list["items"][2]["action"], "restart");
+    let (_, page) = ask(&serving, "GET", "/v1/audit?limit=1&since=2026-01-01T00:00:00Z", None);
+    assert_eq!(
+        (&page["items"][0]["action"], &page["items"][0]["who"]),
+        (&json!("recover"), &json!("api"))
+    );
+    let cursor = page["next_cursor"].as_str().unwrap();
+    let (_, rest) = ask(&serving, "GET", &format!("/v1/audit?cursor={cursor}"), None);
+    assert!(rest["items"].as_array().unwrap().len() > 5, "{rest}");
+    let (_, none) = ask(&serving, "GET", "/v1/audit?since=2100-01-01T00:00:00Z", None);
+    assert_eq!(none, json!({"items": [], "next_cursor": null}));
     let audit = place.run(&["audit"]).expect(0).out;
     assert!(audit.contains("3 executions") && audit.contains("job:fail"), "{audit}");
     // What is no order begins nothing.
@@ -332,6 +345,82 @@ fn a_command_for_many_is_an_operation_that_says_what_became_of_each() {
     }
     assert_eq!(ask(&serving, "GET", "/v1/operations/none", None).0, 404);
     assert_eq!(ask(&serving, "POST", "/v1/operations/none/cancel", None).0, 404);
+}
+
+/// Reads a stream of events up to the first frame that `is_last` accepts; returns the head and all frames.
+fn listen(serving: &Serving, lines: &str, is_last: impl Fn(&str) -> bool) -> (String, Vec<String>) {
+    let mut socket = TcpStream::connect(&serving.http).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let request = format!("GET /v1/events HTTP/1.1\r\nhost: {}\r\n{lines}\r\n", serving.http);
+    socket.write_all(request.as_bytes()).unwrap();
+    let mut reader = BufReader::new(socket);
+    let (mut head, mut frames, mut frame) = (String::new(), Vec::new(), String::new());
+    while !head.ends_with("\r\n\r\n") {
+        reader.read_line(&mut head).unwrap();
+    }
+    if !head.starts_with("HTTP/1.1 200") {
+        return (head, frames);
+    }
+    loop {
+        let mut line = String::new();
+        assert!(reader.read_line(&mut line).unwrap() > 0, "the stream ended: {frames:?}");
+        match line.trim_end() {
+            "" if !frame.is_empty() => {
+                frames.push(std::mem::take(&mut frame));
+                if frames.last().is_some_and(|frame| is_last(frame)) {
+                    return (head, frames);
+                }
+            }
+            line => frame.push_str(&format!("{line}\n")),
+        }
+    }
+}
+
+/// Returns the numbers of the changes in `frames`.
+fn numbers(frames: &[String]) -> Vec<i64> {
+    let number = |frame: &String| {
+        frame.lines().find_map(|line| line.strip_prefix("id:"))?.trim().parse().ok()
+    };
+    frames.iter().filter_map(number).collect()
+}
+
+#[test]
+fn changes_by_other_processes_are_streamed_and_continued_by_their_number() {
+    let place = place();
+    let step = "[[steps]]\nname = \"s\"\ntype = \"command\"\nargv = [\"true\"]\n";
+    place.write("jobs/quick.toml", format!("name = \"quick\"\nopen_parameters = true\n{step}"));
+    let serving = Serving::start(&place);
+    let is_end =
+        |frame: &str| frame.contains("\"status\":\"COMPLETED\"") && frame.contains("\"step\":null");
+    let (head, first) = std::thread::scope(|threads| {
+        let listening = threads.spawn(|| listen(&serving, "", is_end));
+        // What was before the stream began is on no stream: executions follow until it has seen one.
+        for run in 1.. {
+            place.run(&["run", "quick", &format!("run={run}")]).expect(0);
+            if listening.is_finished() {
+                break;
+            }
+        }
+        listening.join().unwrap()
+    });
+    let head = head.to_ascii_lowercase();
+    assert!(head.contains("content-type: text/event-stream"), "{head}");
+    assert!(head.contains("x-accel-buffering: no"), "{head}");
+    let seen = numbers(&first);
+    assert!(seen.len() > 3 && seen.is_sorted(), "{first:?}");
+    // A client that has lost its connection goes on after the last change that it has seen.
+    let last = seen[2];
+    let id = format!("last-event-id: {last}\r\n");
+    let (_, rest) = listen(&serving, &id, is_end);
+    let continued: Vec<_> = numbers(&rest).into_iter().filter(|id| *id > last).collect();
+    assert_eq!(continued[..seen.len() - 3], seen[3..], "nothing is missing");
+    // One that has missed too many is refused, and reads the lists.
+    let database = rusqlite::Connection::open(place.path("batchwright.db")).unwrap();
+    let many = "INSERT INTO bw_event (execution_id, step, status, note, at) WITH RECURSIVE n(i) AS
+        (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1100) SELECT 1, NULL, 'STARTED', NULL, 0 FROM n";
+    database.execute(many, []).unwrap();
+    let (head, _) = listen(&serving, &id, is_end);
+    assert!(head.starts_with("HTTP/1.1 410"), "{head}");
 }
 
 #[test]

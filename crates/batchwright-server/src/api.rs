@@ -2,6 +2,7 @@
 //! logic of its own.
 
 mod access;
+mod audit;
 mod base;
 mod body;
 mod book;
@@ -296,6 +297,7 @@ impl Api {
             .routes(routes!(executions::skips))
             .routes(routes!(executions::events))
             .routes(routes!(replay::open, replay::replay))
+            .routes(routes!(audit::list))
             .routes(routes!(operations::list, operations::begin))
             .routes(routes!(operations::show))
             .routes(routes!(operations::results))

@@ -28,6 +28,7 @@ pub use explain::{Explanation, explain};
 pub use ledger::LedgerSettings;
 pub use plan::{Due, Exclusion, Misfire, Overlap, Plan, Recurrence};
 pub use request::{Answer, LIST_MAX, Request, ScheduleCommand};
+pub(crate) use rule::Rulebook;
 pub use rule::{Rule, RuleSettings, Runner, Secret};
 pub use runner::JobStarter;
 pub(crate) use runner::job::POLL_INTERVAL;

@@ -6,6 +6,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::super::Problem;
+use super::operation;
 use super::parts::{clock, table};
 use super::schedule::trigger_path;
 use super::view::View;
@@ -41,6 +42,7 @@ pub(super) async fn page(view: View, Query(asked): Query<Asked>) -> Result<Respo
 fn subject(view: &View, subject: &str) -> Markup {
     let path = match subject.split_once(' ') {
         Some(("execution", id)) => Some(format!("/executions/{id}")),
+        Some(("operation", rest)) => rest.split(':').next().map(operation::path),
         Some(("trigger", identifier)) => Some(trigger_path(identifier)),
         _ => None,
     };

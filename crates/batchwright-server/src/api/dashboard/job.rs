@@ -10,25 +10,30 @@ use batchwright::launch::{Launch, LaunchOptions, RequestKey};
 use batchwright::operator::Refusal;
 use batchwright::parameters::{Parameter, ParameterDeclaration, ParameterSchema, ParameterType};
 use batchwright::query::{ExecutionFilter, InstancePage, Queries};
+use batchwright::store::schedule::TriggerRow;
 use batchwright::{Job, JobParameters};
 use maud::{Markup, html};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::super::Problem;
 use super::super::access::Role;
 use super::super::idempotency;
 use super::super::page::percent;
 use super::super::session::random_word;
-use super::chart;
+use super::super::{Api, Problem};
 use super::form::Fields;
-use super::parts::{cut, executions, job_path};
+use super::parts::{cut, executions, job_path, table};
 use super::view::View;
+use super::{chart, schedule};
+use crate::scheduler::{Request, Rulebook, Runner};
 
 /// Executions of the chart.
 const TREND: usize = 50;
 /// Executions of the list.
 const LISTED: usize = 20;
+/// Next fires of the job, and fires of all jobs among which they are looked for.
+const FIRES: usize = 10;
+const FIRES_READ: usize = 1_000;
 /// Most parameters of a job that declares none.
 const OPEN_MAX: usize = 100;
 
@@ -44,6 +49,7 @@ pub(super) async fn page(
     Path(name): Path<String>,
     Query(asked): Query<Asked>,
 ) -> Result<Response, Problem> {
+    let fires = next_fires(&view.api, &name).await;
     view.write(move |view| {
         let (explorer, queries) = (view.operator().explorer(), view.operator().queries());
         let job = match explorer.job(&name) {
@@ -57,9 +63,25 @@ pub(super) async fn page(
             Some(id) => explorer.parameters(ExecutionId(id))?,
             None => JobParameters::new(),
         };
-        Ok((format!("Job {name}"), content(view, &name, job.as_ref(), &list, &given)))
+        let content = content(view, &name, job.as_ref(), &list, &given, fires.as_deref());
+        Ok((format!("Job {name}"), content))
     })
     .await
+}
+
+/// Returns the next fires of the triggers that start the job, of those that are due next; `None` when the schedule cannot be read.
+async fn next_fires(api: &Api, job: &str) -> Option<Vec<TriggerRow>> {
+    let scheduler = api.scheduler().ok()?;
+    let rules = scheduler.read(Request::Rules).await.ok()?.rules();
+    let upcoming = scheduler.read(Request::Upcoming { limit: FIRES_READ }).await.ok()?;
+    let book = Rulebook::new(rules);
+    let starts_it = |row: &TriggerRow| {
+        let rule = book.find(&row.key.identifier);
+        rule.is_some_and(
+            |rule| matches!(&rule.settings.runner, Runner::Job { name, .. } if name == job),
+        )
+    };
+    Some(upcoming.triggers().into_iter().filter(starts_it).take(FIRES).collect())
 }
 
 fn has_instances(queries: &dyn Queries, job: &str) -> Result<bool, RepositoryError> {
@@ -72,6 +94,7 @@ fn content(
     job: Option<&Arc<Job>>,
     list: &[ExecutionSummary],
     given: &JobParameters,
+    fires: Option<&[TriggerRow]>,
 ) -> Markup {
     html! {
         nav.crumbs aria-label="Path" { a href=(view.url("/jobs")) { "Jobs" } }
@@ -80,7 +103,14 @@ fn content(
             None => p.notice { "This server has the history of the job only and cannot start it." },
             Some(job) => {
                 @if !job.description().is_empty() { p { (job.description()) } }
-                @if view.may(Role::Operator) { (launch_form(view, job, given)) }
+                @if view.may(Role::Operator) { (launch_form(view, job, given)) } @else { (declared(job)) }
+            }
+        }
+        @if let Some(fires) = fires {
+            section aria-labelledby="fires" {
+                h2 #fires { "Next fires" }
+                @if fires.is_empty() { p.empty { "No trigger that is due next starts this job. " a href=(view.url("/schedule")) { "Schedule" } } }
+                @else { (schedule::fires(view, fires)) }
             }
         }
         section.wide aria-labelledby="durations" { h2 #durations { "Durations" } (chart::trend(view, list)) }
@@ -96,6 +126,26 @@ fn content(
                 h2 #flow { "Flow" }
                 @let steps = job.step_names().collect::<Vec<_>>().join(", ");
                 p.picture { img src=(view.url(&format!("/v1/jobs/{}?format=svg", percent(name)))) alt=(format!("the steps of the job: {steps}")); }
+            }
+        }
+    }
+}
+
+/// The parameters that the job declares, for those who may not start it.
+fn declared(job: &Job) -> Markup {
+    let schema = job.parameters();
+    html! {
+        @if !schema.declared.is_empty() {
+            section aria-labelledby="parameters" {
+                h2 #parameters { "Parameters" }
+                (table("Parameters", &["Name", "Type", "Default", "Description"], &html! { @for one in &schema.declared {
+                    tr {
+                        td { code { (one.name) } }
+                        td { (one.kind) @if one.required { ", required" } @if one.identifying { ", identifying" } }
+                        td { @if let Some(default) = Field::of(one, &JobParameters::new()).default { (cut(&default, 200)) } }
+                        td { (one.description) }
+                    }
+                } }))
             }
         }
     }
