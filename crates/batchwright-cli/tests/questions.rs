@@ -152,7 +152,12 @@ fn an_operator_is_answered_by_two_clicks_or_one_command() {
         "{}",
         asked.err
     );
-    day.ask(9, &["a[href=\"/executions?q=status:running\"]"], &["month-end"]);
+    let stop = "#running ~ details:has([value=stop])";
+    day.ask(
+        9,
+        &[&format!("{stop} > summary"), &format!("{stop} button")],
+        &["stop 1 execution", "completed", "1 of 1, 0 refused"],
+    );
     day.command(&["stop", "--filter", "status:running", "--wait"]);
     let watched = common::done(watched.wait_with_output().unwrap());
     assert_eq!(watched.code, 5, "as `run` would: {}", watched.err);

@@ -75,8 +75,10 @@ fn as_html(text: &str) -> String {
     });
     let mut page = String::with_capacity(text.len() * 2);
     html::push_html(&mut page, events);
-    // A wide table gets its own scroll bar.
-    page.replace("<table>", "<div><table>").replace("</table>", "</table></div>")
+    // What is wide gets its own scroll bar, which keys reach, too.
+    page.replace("<table>", "<div tabindex=\"0\"><table>")
+        .replace("</table>", "</table></div>")
+        .replace("<pre>", "<pre tabindex=\"0\">")
 }
 
 /// Returns the address of a link between the files of the book: another chapter, or the page of an error

@@ -152,6 +152,7 @@ fn content(view: &View, facts: &Facts, triggers: &Triggers) -> Markup {
                 @if facts.rows.len() > ROWS_MAX {
                     p { a href=(view.url("/executions?q=status:running")) { "All running executions" } }
                 }
+                @if view.may(Role::Operator) { (stop_all(view)) }
             }
         }
         section aria-labelledby="next" {
@@ -159,6 +160,23 @@ fn content(view: &View, facts: &Facts, triggers: &Triggers) -> Markup {
             @if let Some(problem) = &triggers.problem { p.empty { (problem) } }
             @else if triggers.next.is_empty() { p.empty { "Nothing is planned. " a href=(view.url("/schedule")) { "Plan a trigger" } "." } }
             @else { (schedule::fires(view, &triggers.next[..triggers.next.len().min(ROWS_MAX)])) }
+        }
+    }
+}
+
+/// The command that stops everything.
+fn stop_all(view: &View) -> Markup {
+    html! {
+        details.ask {
+            summary.button.plain { "Stop all…" }
+            div {
+                p { "Every running execution of the store stops at its next chunk boundary and can be restarted from there." }
+                (view.form("/executions/bulk", &html! {
+                    input type="hidden" name="scope" value="all";
+                    input type="hidden" name="q" value="status:running";
+                    button.danger name="verb" value="stop" { "Stop all" }
+                }))
+            }
         }
     }
 }
