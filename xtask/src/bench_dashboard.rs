@@ -1,8 +1,10 @@
 //! `cargo xtask bench dashboard`: the pages of a server whose store has a million executions.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::cargo;
 
@@ -11,6 +13,9 @@ const EXECUTIONS: &str = "1000000";
 /// Items of the job that is observed, and how often it runs with and without an observer.
 const OBSERVED_ITEMS: &str = "2000000";
 const OBSERVED_ROUNDS: usize = 9;
+/// How often the first page of `dev` is measured, and how long it may take at most.
+const FIRST_PAGES: usize = 5;
+const FIRST_PAGE_MAX: Duration = Duration::from_secs(30);
 /// The job that runs beside the viewers.
 const JOB: &str = "name = \"count\"\n\
     [parameters]\nrun = { type = \"integer\" }\ncount = { type = \"integer\", identifying = false }\n\
@@ -24,6 +29,7 @@ pub(crate) fn run() -> Result<(), String> {
     let folder = PathBuf::from("target/bench/dashboard");
     std::fs::create_dir_all(folder.join("jobs")).map_err(|error| error.to_string())?;
     std::fs::write(folder.join("jobs/count.toml"), JOB).map_err(|error| error.to_string())?;
+    first_page(&folder)?;
     observer(&folder)?;
     let database = folder.join("store.db");
     let sqlite = format!("sqlite://{}?synchronous=normal", absolute(&database)?.display());
@@ -32,6 +38,54 @@ pub(crate) fn run() -> Result<(), String> {
         measure("postgres", &url, &folder, &database)?;
     }
     Ok(())
+}
+
+/// Prints how long `batchwright dev` takes from its start in an empty folder to the whole first page.
+#[expect(clippy::disallowed_methods, reason = "measuring is the purpose")]
+fn first_page(folder: &Path) -> Result<(), String> {
+    let program = absolute(Path::new("target/release/batchwright"))?;
+    let mut times = Vec::new();
+    for round in 0..FIRST_PAGES {
+        let empty = folder.join(format!("empty-{round}"));
+        let _ = std::fs::remove_dir_all(&empty);
+        std::fs::create_dir_all(&empty).map_err(|error| error.to_string())?;
+        let address = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr());
+        let address = address.map_err(|error| error.to_string())?;
+        let begin = Instant::now();
+        let mut server = Command::new(&program)
+            .current_dir(&empty)
+            .args(["dev", "--http", &address.to_string(), "--listen", "127.0.0.1:0"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| format!("cannot start the server: {error}"))?;
+        let shown = loop {
+            match page(address) {
+                Ok(page) if page.starts_with("HTTP/1.1 200") => break Ok(begin.elapsed()),
+                _ if begin.elapsed() > FIRST_PAGE_MAX => break Err("no first page came".to_owned()),
+                _ => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        let _ = server.kill();
+        let _ = server.wait();
+        times.push(shown?);
+    }
+    times.sort_unstable();
+    let (middle, longest) = (times[FIRST_PAGES / 2], times[FIRST_PAGES - 1]);
+    println!("the first page of `dev` from an empty folder: {middle:.0?}, at most {longest:.0?}");
+    Ok(())
+}
+
+/// Returns the whole first page.
+fn page(address: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    let request = format!(
+        "GET / HTTP/1.1\r\nhost: {address}\r\naccept: text/html\r\nconnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// Compares a job of typed CSV without and with an observer of its events, in turns.
