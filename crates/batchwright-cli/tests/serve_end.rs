@@ -46,6 +46,21 @@ fn send(address: &str, head: &str, lines: &str, body: &str) -> Option<String> {
     }
 }
 
+/// Reads one answer, whose length its head tells, from a connection that may stay open.
+fn next_answer(stream: &mut TcpStream) -> String {
+    let (mut answer, mut byte) = (Vec::new(), [0]);
+    while !is_whole(&String::from_utf8_lossy(&answer)) {
+        assert_eq!(
+            stream.read(&mut byte).unwrap(),
+            1,
+            "cut: {:?}",
+            String::from_utf8_lossy(&answer)
+        );
+        answer.extend(byte);
+    }
+    String::from_utf8(answer).unwrap()
+}
+
 /// Whether all of the body that the head announces has come.
 fn is_whole(answer: &str) -> bool {
     let Some((head, body)) = answer.split_once("\r\n\r\n") else { return false };
@@ -96,8 +111,28 @@ fn sigterm_cuts_no_request_and_stops_executions_at_a_chunk() {
                 }
             });
         }
+        // One whose client uses its connection again, and one whose body comes slowly.
+        let mut kept = TcpStream::connect(&http).unwrap();
+        let mut slow = TcpStream::connect(&http).unwrap();
+        let body = json!({"parameters": {"number": 9}}).to_string();
+        let (first, second) = body.split_at(10);
+        let head = |line: &str, length: usize| {
+            format!(
+                "{line} HTTP/1.1\r\nhost: {http}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+            )
+        };
+        slow.write_all(head("POST /v1/jobs/long/validate", body.len()).as_bytes()).unwrap();
+        slow.write_all(first.as_bytes()).unwrap();
+        for _ in 0..3 {
+            kept.write_all(head("GET /healthz", 0).as_bytes()).unwrap();
+            assert!(next_answer(&mut kept).starts_with("HTTP/1.1 200 "));
+        }
         until("they are answered", || answered.load(Ordering::SeqCst) > 20);
-        let code = serving.end();
+        serving.signal(Signal::TERM);
+        until("the end has begun", || serving.last_word().contains("ending"));
+        slow.write_all(second.as_bytes()).unwrap();
+        assert!(next_answer(&mut slow).starts_with("HTTP/1.1 200 "), "a request that had begun");
+        let code = serving.ended();
         ends.store(true, Ordering::SeqCst);
         for answer in waiting {
             let answer = answer.join().unwrap();
@@ -115,6 +150,31 @@ fn sigterm_cuts_no_request_and_stops_executions_at_a_chunk() {
         assert_eq!(written, commits * CHUNK, "whole chunks");
         assert_eq!(shown["failure"], json!(null), "a stop is no failure");
     }
+}
+
+#[test]
+fn the_end_of_the_grace_period_ends_a_server_whose_step_does_not_end() {
+    let place = Place::new();
+    let endless =
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+    place.write(
+        "endless.toml",
+        format!(
+            "name = \"endless\"\n[[steps]]\nname = \"s\"\ntype = \"sql\"\nurl = \"sqlite://other.db\"\nsql = \"{endless}\"\n"
+        ),
+    );
+    let arguments = ["--jobs", ".", "--http", "127.0.0.1:0", "--grace", "1s"];
+    let serving = Serving::start_with(&place, &arguments);
+    ask(&serving, "POST", "/v1/jobs/endless/executions", Some(json!({})));
+    until("it runs", || {
+        ask(&serving, "GET", "/v1/executions/1", None).1["steps"][0]["status"] == "STARTED"
+    });
+    serving.signal(Signal::TERM);
+    until("the grace period is over", || serving.last_word().contains("the grace period is over"));
+    assert_eq!(serving.ended(), 143);
+    // As after a crash: another process closes the execution, and it can be restarted.
+    place.run(&["recover", "1"]).expect(0);
+    assert_eq!(place.show(1)["status"], "FAILED");
 }
 
 #[test]

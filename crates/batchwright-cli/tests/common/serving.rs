@@ -85,8 +85,13 @@ impl Serving {
     }
 
     /// SIGTERM; returns the exit code.
-    pub fn end(mut self) -> i32 {
+    pub fn end(self) -> i32 {
         self.signal(rustix::process::Signal::TERM);
+        self.ended()
+    }
+
+    /// Waits for the end; returns the exit code.
+    pub fn ended(mut self) -> i32 {
         let status = self.child.wait().unwrap();
         status.code().unwrap_or(-1)
     }

@@ -16,6 +16,8 @@ use super::{Api, Problem, blocking};
 
 /// How often a stream polls the store.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// Most events that one look reads.
+const PAGE: usize = 500;
 /// How often a silent stream sends a keep-alive comment.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -41,20 +43,19 @@ pub(super) fn events(api: Api, id: ExecutionId, headers: &HeaderMap) -> Response
             let looked = api.clone();
             let found = blocking(move || {
                 let ended = !looked.operator().explorer().execution(id)?.status.is_running();
-                Ok((EventRecord::all(looked.operator(), id)?, ended))
+                let page = looked.operator().queries().events_page(id, seen, PAGE)?;
+                Ok((page, ended))
             });
-            let (all, ended) = found.await.ok()?;
-            let fresh: Vec<Event> = all
-                .iter()
-                .enumerate()
-                .skip(seen)
-                .map(|(number, event)| {
-                    let data = serde_json::to_string(event).unwrap_or_default();
-                    Event::default().id((number + 1).to_string()).event("change").data(data)
+            let (page, ended) = found.await.ok()?;
+            let numbered = page.iter().zip(seen + 1..);
+            let fresh: Vec<Event> = numbered
+                .filter_map(|(event, number)| {
+                    let data = serde_json::to_string(&EventRecord::of(event)?).ok()?;
+                    Some(Event::default().id(number.to_string()).event("change").data(data))
                 })
                 .collect();
-            let seen = seen.max(all.len());
-            if ended || api.stop.is_requested() {
+            let (seen, is_all) = (seen + page.len(), page.len() < PAGE);
+            if ended && is_all || api.stop.is_requested() {
                 return Some((fresh, None));
             }
             if !fresh.is_empty() {
