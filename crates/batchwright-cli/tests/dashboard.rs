@@ -161,7 +161,7 @@ fn a_failure_is_in_the_inbox_until_it_is_dealt_with() {
     page.until_text("1 of 1, 1 refused");
     assert!(page.text().contains("already_complete"), "{}", page.text());
     page.open("/system");
-    assert!(page.text().contains("restart 1 execution"), "{}", page.text());
+    assert!(page.text().contains("Restart 1 execution"), "{}", page.text());
     page.open("/executions?q=nonsense");
     assert!(page.browser.has("[role=alert]"));
     page.is_quiet();
@@ -443,12 +443,48 @@ const PAGES: [(&str, &str); 12] = [
 /// Most bytes of a page with everything it loads.
 const PAGE_BYTES_MAX: f64 = 150_000.0;
 
+/// Checks a page in both themes on a phone and on a desk, and takes its picture with `BLESS=1`.
+fn check(page: &Dashboard, axe: &str, name: &str, path: &str) {
+    for (width, is_dark) in [(1440, false), (1440, true), (360, false), (360, true)] {
+        page.browser.set_view(width, 900, is_dark);
+        page.open(path);
+        let (at, dark) = (format!("{name} at {width}"), if is_dark { ", dark" } else { "" });
+        let wide = page.browser.run("return document.documentElement.scrollWidth - innerWidth");
+        assert!(
+            wide.as_i64() <= Some(0),
+            "{at}{dark}: the page is wider than the window by {wide}"
+        );
+        let found = page.browser.run(&format!(
+            "{axe}; const found = await axe.run(); return found.violations
+                .filter(it => ['serious', 'critical'].includes(it.impact))
+                .map(it => it.id + ': ' + it.nodes.map(node => node.target + ' ' + node.failureSummary).join('; '))"
+        ));
+        assert_eq!(found, serde_json::json!([]), "{at}{dark}");
+        if std::env::var_os("BLESS").is_some()
+            && width == 1440
+            && PAGES.iter().any(|(known, _)| *known == name)
+        {
+            let shade = if is_dark { "-dark" } else { "" };
+            save(&format!("{name}{shade}"), &page.browser.picture(1_100));
+        }
+    }
+    let weight = "return performance.getEntriesByType('resource').concat(performance.getEntriesByType('navigation'))
+        .map(it => it.encodedBodySize).reduce((a, b) => a + b, 0)";
+    let weight = page.browser.run(weight).as_f64().unwrap();
+    // The pictures of the book are large.
+    let is_light = weight < PAGE_BYTES_MAX || path.starts_with("/book/");
+    assert!(weight > 1_000.0 && is_light, "{name} weighs {weight} bytes");
+}
+
 #[test]
 fn every_page_is_accessible_light_and_dark_on_a_phone_and_on_a_desk() {
     let Some(axe) = needs(Service::Axe) else { return };
     let axe = std::fs::read_to_string(axe).unwrap();
     let Some(page) = Dashboard::start() else { return };
     page.settled();
+    for (name, path) in PAGES {
+        check(&page, &axe, name, path);
+    }
     let body = "JSON.stringify({action: 'restart', executions: [1, 2]})";
     let id = page.browser.run(&format!(
         "const headers = {{'content-type': 'application/json'}};
@@ -467,37 +503,8 @@ fn every_page_is_accessible_light_and_dark_on_a_phone_and_on_a_desk() {
         ("the documentation of the API", "/docs"),
         ("a chapter with pictures", "/book/dashboard"),
     ];
-    let pages = PAGES.into_iter().chain(others);
-    for (name, path) in pages {
-        for (width, is_dark) in [(1440, false), (1440, true), (360, false), (360, true)] {
-            page.browser.set_view(width, 900, is_dark);
-            page.open(path);
-            let (at, dark) = (format!("{name} at {width}"), if is_dark { ", dark" } else { "" });
-            let wide = page.browser.run("return document.documentElement.scrollWidth - innerWidth");
-            assert!(
-                wide.as_i64() <= Some(0),
-                "{at}{dark}: the page is wider than the window by {wide}"
-            );
-            let found = page.browser.run(&format!(
-                "{axe}; const found = await axe.run(); return found.violations
-                    .filter(it => ['serious', 'critical'].includes(it.impact))
-                    .map(it => it.id + ': ' + it.nodes.map(node => node.target + ' ' + node.failureSummary).join('; '))"
-            ));
-            assert_eq!(found, serde_json::json!([]), "{at}{dark}");
-            if std::env::var_os("BLESS").is_some()
-                && width == 1440
-                && PAGES.iter().any(|(known, _)| *known == name)
-            {
-                let shade = if is_dark { "-dark" } else { "" };
-                save(&format!("{name}{shade}"), &page.browser.picture(1_100));
-            }
-        }
-        let weight = "return performance.getEntriesByType('resource').concat(performance.getEntriesByType('navigation'))
-            .map(it => it.encodedBodySize).reduce((a, b) => a + b, 0)";
-        let weight = page.browser.run(weight).as_f64().unwrap();
-        // The pictures of the book are large.
-        let is_light = weight < PAGE_BYTES_MAX || path.starts_with("/book/");
-        assert!(weight > 1_000.0 && is_light, "{name} weighs {weight} bytes");
+    for (name, path) in others {
+        check(&page, &axe, name, path);
     }
     // The page of the error is the only one that is not there.
     let mut complaints = page.browser.complaints();

@@ -6,6 +6,7 @@ use maud::{Markup, html};
 
 use super::super::Problem;
 use super::super::access::Role;
+use super::super::command::Verb;
 use super::super::operations::{OperationResult, OperationStatus, OperationView};
 use super::super::page::percent;
 use super::form::Fields;
@@ -26,7 +27,7 @@ pub(super) async fn page(view: View, Path(id): Path<String>) -> Result<Response,
     let accepted = operation.results(0, SHOWN, |it| it.code.is_none());
     let shown = operation.view();
     view.write(move |view| {
-        let title = format!("Operation {}", shown.action.name());
+        let title = format!("{} {}", label(shown.action), count_of(shown.total, "execution"));
         Ok((title, content(view, &shown, &refused, &accepted)))
     })
     .await
@@ -51,7 +52,7 @@ fn content(
     let is_running = shown.status == OperationStatus::Running;
     html! {
         nav.crumbs aria-label="Path" { a href=(view.url("/executions")) { "Executions" } }
-        h1 { (shown.action.name()) " " (count_of(shown.total, "execution")) }
+        h1 { (label(shown.action)) " " (count_of(shown.total, "execution")) }
         // Its progress is in no stream of changes.
         @if is_running { span data-poll="" hidden {} }
         p {
@@ -98,7 +99,7 @@ pub(super) fn table_of(view: &View, operations: &[OperationView]) -> Markup {
         "Operations",
         &["Command", "State", "Given", "Refused", "Begun", "By"],
         &html! { @for one in operations { tr {
-            td { a href=(view.url(&path(&one.id))) { (one.action.name()) " " (count_of(one.total, "execution")) } }
+            td { a href=(view.url(&path(&one.id))) { (label(one.action)) " " (count_of(one.total, "execution")) } }
             td { (status(one.status)) }
             td.right { (number(one.done as u64)) }
             td.right { (number(one.refused as u64)) }
@@ -106,6 +107,16 @@ pub(super) fn table_of(view: &View, operations: &[OperationView]) -> Markup {
             td { (one.by) }
         } } },
     )
+}
+
+/// Returns the command as its button has it.
+fn label(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Stop => "Stop",
+        Verb::Restart => "Restart",
+        Verb::Abandon => "Abandon",
+        Verb::Recover => "Recover",
+    }
 }
 
 fn status(status: OperationStatus) -> Markup {
