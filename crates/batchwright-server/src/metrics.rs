@@ -383,7 +383,7 @@ impl Inner {
         step: &str,
         row: StepExecutionId,
         counters: Counters,
-        times: ChunkTimes,
+        times: Option<ChunkTimes>,
     ) {
         let mut known = self.known();
         if known.counted.len() >= BEGUN_MAX {
@@ -406,13 +406,15 @@ impl Inner {
             let labels = ItemLabels { job: job.clone(), step: step.clone(), op };
             self.of.items.get_or_create(&labels).inc_by(count);
         }
-        let phases = [
-            ("read", times.read),
-            ("process", times.process),
-            ("write", times.write),
-            ("commit", times.commit),
-        ];
-        for (phase, took) in phases {
+        let phases = times.map(|times| {
+            [
+                ("read", times.read),
+                ("process", times.process),
+                ("write", times.write),
+                ("commit", times.commit),
+            ]
+        });
+        for (phase, took) in phases.into_iter().flatten() {
             let labels = PhaseLabels { job: job.clone(), step: step.clone(), phase };
             self.of.chunk_seconds.get_or_create(&labels).observe(took.as_secs_f64());
         }

@@ -116,8 +116,9 @@ pub enum Change {
         counters: Counters,
         /// Position and total of the reader, when the reader knows its total.
         progress: Option<Progress>,
-        /// How long its phases took.
-        times: ChunkTimes,
+        /// How long its phases took; `None` for the commit of a tasklet, and for one that a restart completes because only the sink
+        /// had it.
+        times: Option<ChunkTimes>,
     },
     /// A read, the processing of an item, or the writing of a chunk failed and is tried again.
     Retried {
@@ -184,16 +185,17 @@ pub enum Change {
 /// How long the phases of a chunk took.
 ///
 /// A chunk may be read and processed on other threads while the one before it is written: the sum can be more than the time between
-/// two commits. When outputs are committed one by one, the first commit has the times of reading and processing.
+/// two commits. Chunks that are committed together have one sum; when outputs are committed one by one, the first commit has the
+/// times of reading and processing. What reader and writer do after the commit is in none of the phases.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct ChunkTimes {
-    /// In the reader.
+    /// In the reader, with failed attempts and the waits between them.
     pub read: Duration,
-    /// In the processors, and encoding outputs apart from the writer.
+    /// In the processors, with failed attempts and the waits between them, and encoding outputs apart from the writer.
     pub process: Duration,
-    /// In the writer, and preparing its commit.
+    /// In the writer, with failed attempts and the waits between them, and preparing its commit.
     pub write: Duration,
-    /// In the commit of the store.
+    /// In the commit of the store, with the wait for a connection.
     pub commit: Duration,
 }
 

@@ -100,7 +100,7 @@ impl<'a> StepRun<'a> {
             id,
             counters: commit.counters,
             progress: commit.progress,
-            times: ChunkTimes { commit: took, ..commit.times },
+            times: commit.times.map(|times| ChunkTimes { commit: took, ..times }),
         });
         Ok(())
     }
@@ -146,5 +146,5 @@ pub(crate) struct Commit<'a> {
     pub(crate) checkpoint: &'a str,
     pub(crate) skips: &'a [SkipRecord],
     pub(crate) progress: Option<Progress>,
-    pub(crate) times: ChunkTimes,
+    pub(crate) times: Option<ChunkTimes>,
 }

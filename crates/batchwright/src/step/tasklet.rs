@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{Commit, Step, StepEnd, StepOptions, StepRun};
 use crate::error::{ItemError, ItemErrorText, RepositoryError, StepError};
-use crate::event::ChunkTimes;
 use crate::execution::{Counters, ExitStatus};
 use crate::item::{ChunkTransaction, guarded};
 use crate::retry::RetryPolicy;
@@ -256,7 +255,7 @@ impl Step for TaskletStep {
                 Flow::FinishedWith(exit) => Some(exit.clone()),
             };
             let checkpoint = Stored { sequence, exit: exit.clone() }.to_json();
-            let (progress, times) = (None, ChunkTimes::default());
+            let (progress, times) = (None, None);
             let checkpoint = &checkpoint;
             let commit = Commit { counters, checkpoint, skips: &[], progress, times };
             match run.commit(transaction, commit) {

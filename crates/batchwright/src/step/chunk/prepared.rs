@@ -2,7 +2,6 @@
 
 use super::checkpoint::Checkpoint;
 use crate::error::{ItemError, ItemErrorText, RepositoryError, StepError};
-use crate::event::ChunkTimes;
 use crate::execution::{Counters, SkipRecord};
 use crate::item::{ChunkTransaction, PreparedCommit};
 use crate::scope::StepScope;
@@ -65,7 +64,7 @@ pub(super) fn finish_prepared(
         checkpoint: &prepared.checkpoint,
         skips: &prepared.skips,
         progress: None,
-        times: ChunkTimes::default(),
+        times: None,
     };
     run.commit(transaction, commit).map_err(|source| run.commit_failed(source))?;
     for skip in prepared.skips {

@@ -53,6 +53,7 @@ impl Retries<'_> {
             guarded(|| listener.on_retry(self.scope, phase, failed.count, error))
                 .map_err(|error| Fault::Listener("on_retry", error))?;
         }
+        retry::wait(backoff, failed.count, self.clock, self.scope.stop()).map_err(Fault::Item)?;
         self.events.emit(|| Event {
             at: self.clock.now(),
             subject: Subject::Step {
@@ -67,7 +68,6 @@ impl Retries<'_> {
                 failed: failed.count,
             },
         });
-        retry::wait(backoff, failed.count, self.clock, self.scope.stop()).map_err(Fault::Item)?;
         Ok(true)
     }
 }

@@ -4,6 +4,8 @@
 //! Only this module counts, in the order of the input, so that the skip limit has the same effect with
 //! read-ahead and parallel processing.
 
+use std::time::Duration;
+
 use super::acknowledge::Acknowledging;
 use super::checkpoint::{Checkpoint, to_json};
 use super::fill::End;
@@ -55,6 +57,8 @@ pub(super) struct Settler<'r, 'a, I, O, W: ItemWriter<O>> {
     write_errors: Vec<ItemError>,
     /// How long the chunk took before it was written; nothing once a commit has had these times.
     times: ChunkTimes,
+    /// When writing the chunk, or what is left of it, began.
+    begun: Duration,
     /// Whether the last attempt failed for a reason that is no item's fault.
     blameless: bool,
     /// Whether the last attempt failed because of a conflict with another transaction.
@@ -87,6 +91,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             skips,
             write_errors: Vec::new(),
             times: ChunkTimes::default(),
+            begun: Duration::ZERO,
             blameless: false,
             contended: false,
         }
@@ -153,6 +158,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         let mut pending = Vec::new();
         let (read, process) = (chunk.filled.took, chunk.took);
         self.times = ChunkTimes { read, process, ..ChunkTimes::default() };
+        self.begun = self.retries.clock.elapsed();
         let result =
             self.account(chunk, &mut pending).and_then(|()| match chunk.filled.records() {
                 // The input ended where the last chunk ended: there is nothing to commit.
@@ -379,7 +385,6 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
         let outputs = &chunk.outputs[range];
         let scope = self.run.scope.clone();
         let next = self.checkpoint.sequence + 1;
-        let (clock, begun) = (self.retries.clock, self.retries.clock.elapsed());
         let mut transaction = ChunkTransaction::new(self.run.store(), &scope, next);
         if let Err(error) = self.write(outputs, encoded, &mut transaction)? {
             drop(transaction);
@@ -407,8 +412,8 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             }
         }
         let progress: Option<Progress> = chunk.filled.progress;
-        let write = clock.elapsed().saturating_sub(begun);
-        let times = ChunkTimes { write, ..self.times };
+        let write = self.retries.clock.elapsed().saturating_sub(self.begun);
+        let times = Some(ChunkTimes { write, ..self.times });
         let commit = Commit { counters, checkpoint: &checkpoint, skips: &records, progress, times };
         match self.run.commit(transaction, commit) {
             Ok(()) => {}
@@ -427,7 +432,7 @@ impl<'r, 'a, I, O, W: ItemWriter<O>> Settler<'r, 'a, I, O, W> {
             Err(source) => return Err(Aborted::Step(self.run.commit_failed(source))),
         }
         self.json = checkpoint;
-        self.times = ChunkTimes::default();
+        (self.times, self.begun) = (ChunkTimes::default(), self.retries.clock.elapsed());
         self.counters = counters;
         *self.checkpoint = reached;
         self.committed().map(Ok)
