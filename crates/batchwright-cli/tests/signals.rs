@@ -57,8 +57,12 @@ fn sigterm_in_a_chunk_commits_it_and_stops() {
         let child = place.spawn(&["run", "job.toml", "--inject", r#"{"delay_ms":{"write":30}}"#]);
         until("some chunks are committed", || commits(&place) >= 2);
         signal(&child, number);
+        // Closed terminals and `timeout` send two within a moment.
+        signal(&child, number);
+        signal(&child, Signal::HUP);
         let done = done(child.wait_with_output().unwrap());
-        assert_eq!(done.code, code, "{name}: {}", done.err);
+        // Of signals that arrive together, the system delivers the one with the lower number first.
+        assert!([code, 129].contains(&done.code), "{name}: {} {}", done.code, done.err);
         let stopped = place.show(1);
         assert_eq!(stopped["status"], "STOPPED");
         assert_eq!(stopped["exit"]["code"], "STOPPED");
@@ -74,14 +78,15 @@ fn sigterm_in_a_chunk_commits_it_and_stops() {
 #[test]
 fn a_command_under_nohup_goes_on_when_its_terminal_is_closed() {
     let place = Place::new();
-    place.write("job.toml", job(300, OWN));
+    place.write("job.toml", job(500, OWN));
     let mut nohup = std::process::Command::new("nohup");
     nohup.arg(env!("CARGO_BIN_EXE_batchwright"));
-    nohup.args(["run", "job.toml", "--inject", r#"{"delay_ms":{"write":10}}"#]);
+    nohup.args(["run", "job.toml", "--inject", r#"{"delay_ms":{"write":30}}"#]);
     nohup.current_dir(place.root()).stdin(std::process::Stdio::null());
     nohup.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
     let mut child = nohup.spawn().unwrap();
     until("some chunks are committed", || commits(&place) >= 2);
+    assert!(child.try_wait().unwrap().is_none(), "it is running");
     signal(&child, Signal::HUP);
     assert!(child.wait().unwrap().success());
     assert_eq!(place.show(1)["status"], "COMPLETED");
@@ -93,13 +98,17 @@ fn a_second_signal_ends_at_once_and_leaves_a_recoverable_execution() {
     place.write("job.toml", job(1_000, OWN));
     // A chunk that takes ten minutes: only the second signal can end this in time.
     let plan = r#"{"delay_ms":{"write":600000}}"#;
-    let child = place.spawn(&["run", "job.toml", "--inject", plan]);
+    let mut child = place.spawn(&["run", "job.toml", "--inject", plan]);
     until("the step runs", || {
         place.newest().is_some_and(|id| place.show(id)["steps"][2]["status"] == "STARTED")
     });
     signal(&child, Signal::TERM);
     until("the stop is stored", || place.show(1)["status"] == "STOPPING");
-    signal(&child, Signal::TERM);
+    // One that comes within a moment of the first counts as the same.
+    until("a second signal ends it", || {
+        signal(&child, Signal::TERM);
+        child.try_wait().unwrap().is_some()
+    });
     assert_eq!(done(child.wait_with_output().unwrap()).code, 143);
     place.run(&["recover", "1"]).expect(0);
     place.run(&["restart", "1"]).expect(0);

@@ -1,12 +1,12 @@
 //! Handles signals: SIGTERM and SIGINT end a process gracefully first, then at once. SIGHUP ends a command, too, whose terminal is
 //! closed; a server goes on, and SIGUSR1 and SIGQUIT make it log what runs.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use batchwright::clock::StopToken;
+use batchwright::clock::{Clock, StopToken, SystemClock};
 use batchwright::query::ExecutionFilter;
 use batchwright::{JobOperator, report};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
@@ -18,13 +18,15 @@ fn end_now(signal: i32) -> ! {
     std::process::exit(128 + signal)
 }
 
+/// How soon after the first signal another one counts as the same.
+const SAME_WITHIN: Duration = Duration::from_millis(100);
 /// Most running executions that SIGUSR1 logs.
 const LOGGED_MAX: usize = 100;
 
 /// Listens for the signals that end a process: SIGTERM and SIGINT.
 ///
-/// The first signal requests a graceful end. A second signal, or the end of the grace period, ends the
-/// process at once with `128 + signal`; its executions are then recovered as after a crash.
+/// The first signal requests a graceful end. A second signal, unless it comes within a tenth of a second, or the end of the grace
+/// period, ends the process at once with `128 + signal`; its executions are then recovered as after a crash.
 #[derive(Debug, Clone)]
 pub struct Shutdown {
     signal: Arc<AtomicI32>,
@@ -60,20 +62,28 @@ impl Shutdown {
         Self::listen_for(&all[..count], grace, on_first)
     }
 
-    /// Lets a server go on after SIGHUP, and log its running executions after SIGUSR1 and SIGQUIT.
+    /// Makes a server log its running executions after SIGUSR1 and SIGQUIT, as soon as it has an operator. After SIGHUP it goes on,
+    /// unless that ends it: [`listen_in_terminal`](Self::listen_in_terminal).
     ///
     /// # Errors
     ///
     /// When the signal handlers or their thread cannot be installed.
-    pub fn log_on_signals(operator: &JobOperator) -> std::io::Result<()> {
-        let (mut signals, operator) = (Signals::new([SIGHUP, SIGUSR1, SIGQUIT])?, operator.clone());
+    pub fn log_on_signals(
+        operator: Arc<OnceLock<JobOperator>>,
+        hangup_ends: bool,
+    ) -> std::io::Result<()> {
+        let all = [SIGUSR1, SIGQUIT, SIGHUP];
+        let mut signals = Signals::new(&all[..if hangup_ends { 2 } else { 3 }])?;
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for signal in signals.forever() {
                 match signal {
                     SIGHUP => tracing::info!(
                         "SIGHUP: job files are read again when they change, and rules are in the store; restart the server for another configuration"
                     ),
-                    _ => log_running(&operator),
+                    _ => match operator.get() {
+                        Some(operator) => log_running(operator),
+                        None => tracing::info!("the server is starting"),
+                    },
                 }
             }
         })?;
@@ -90,8 +100,16 @@ impl Shutdown {
         let is_done = Arc::new(AtomicBool::new(false));
         let shutdown = Self { signal: Arc::clone(&received), is_done: Arc::clone(&is_done) };
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            let mut on_first = Some(on_first);
+            let (mut on_first, mut begun) = (Some(on_first), None);
+            let clock = SystemClock::default();
             for signal in signals.forever() {
+                // A terminal that is closed sends SIGHUP more than once, a session that ends sends it after SIGTERM, and `timeout`
+                // sends SIGTERM to the process and to its group.
+                let is_same = begun.is_some_and(|begun| clock.elapsed() - begun < SAME_WITHIN);
+                if is_same || signal == SIGHUP && on_first.is_none() {
+                    continue;
+                }
+                begun.get_or_insert(clock.elapsed());
                 let Some(on_first) = on_first.take() else { end_now(signal) };
                 received.store(signal, Ordering::SeqCst);
                 let is_done = Arc::clone(&is_done);

@@ -41,7 +41,7 @@ pub(super) fn dev(global: Global, program: &Program, args: &DevArgs) -> Result<u
         prepare(&global, program)?;
     }
     let listen = ServeArgs { listen: Some(args.listen), http: Some(args.http), insecure: false };
-    serve_after(global, program, &listen, |server| {
+    serve_after(global, program, &listen, true, |server| {
         let mut stdout = std::io::stdout();
         if is_new && !args.empty {
             writeln!(stdout, "Wrote a sample project: the folders jobs and data.")?;

@@ -1,6 +1,7 @@
 //! `serve`: reads the configuration and runs the server until a signal arrives.
 
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 use batchwright::clock::StopToken;
 use batchwright::error::RepositoryError;
@@ -25,14 +26,15 @@ const STORE_TRIES: u32 = 30;
 
 /// Runs the server until a signal ends it.
 pub(super) fn serve(global: Global, program: &Program, args: &ServeArgs) -> Result<u8, CliError> {
-    serve_after(global, program, args, |_| Ok(()))
+    serve_after(global, program, args, false, |_| Ok(()))
 }
 
-/// Runs the server until a signal ends it; calls `ready` once it listens.
+/// Runs the server until a signal ends it, and if it is `in_terminal`, the end of that; calls `ready` once it listens.
 pub(super) fn serve_after(
     global: Global,
     program: &Program,
     args: &ServeArgs,
+    in_terminal: bool,
     ready: impl FnOnce(&Server) -> Result<(), CliError>,
 ) -> Result<u8, CliError> {
     let read = settings(&global);
@@ -54,14 +56,20 @@ pub(super) fn serve_after(
     let stop = StopToken::default();
     let asked = stop.clone();
     let grace = settings.grace.unwrap_or(global.grace);
-    let shutdown = Shutdown::listen(grace, move || asked.request())?;
+    let on_first = move || asked.request();
+    let shutdown = match in_terminal {
+        true => Shutdown::listen_in_terminal(grace, on_first)?,
+        false => Shutdown::listen(grace, on_first)?,
+    };
+    let operator = Arc::new(OnceLock::new());
+    Shutdown::log_on_signals(Arc::clone(&operator), in_terminal)?;
     let store = open(&global, &stop)?;
     let scheduler = match settings.scheduler.take() {
         Some(settings) => Some((settings, schedule(&store)?)),
         None => None,
     };
     let app = App::on(store, &global, program, None, settings.jobs_max)?;
-    Shutdown::log_on_signals(&app.operator)?;
+    let _ = operator.set(app.operator.clone());
     let mut server = Server::builder(app.operator.clone());
     if let Some((settings, schedule)) = scheduler {
         server = server.scheduler(settings, schedule);
