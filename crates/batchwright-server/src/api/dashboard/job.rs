@@ -16,16 +16,16 @@ use maud::{Markup, html};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::super::Problem;
 use super::super::access::Role;
 use super::super::idempotency;
 use super::super::page::percent;
 use super::super::session::random_word;
-use super::super::{Api, Problem};
 use super::form::Fields;
-use super::parts::{cut, executions, job_path, table};
+use super::parts::{cut, executions, job_path, number, table};
 use super::view::View;
 use super::{chart, schedule};
-use crate::scheduler::{Request, Rulebook, Runner};
+use crate::scheduler::{Request, Rulebook, Runner, Scheduler};
 
 /// Executions of the chart.
 const TREND: usize = 50;
@@ -49,7 +49,10 @@ pub(super) async fn page(
     Path(name): Path<String>,
     Query(asked): Query<Asked>,
 ) -> Result<Response, Problem> {
-    let fires = next_fires(&view.api, &name).await;
+    let fires = match view.api.scheduler() {
+        Ok(scheduler) => Some(next_fires(scheduler, &name).await),
+        Err(_) => None,
+    };
     view.write(move |view| {
         let (explorer, queries) = (view.operator().explorer(), view.operator().queries());
         let job = match explorer.job(&name) {
@@ -63,17 +66,16 @@ pub(super) async fn page(
             Some(id) => explorer.parameters(ExecutionId(id))?,
             None => JobParameters::new(),
         };
-        let content = content(view, &name, job.as_ref(), &list, &given, fires.as_deref());
+        let content = content(view, &name, job.as_ref(), &list, &given, fires.as_ref());
         Ok((format!("Job {name}"), content))
     })
     .await
 }
 
-/// Returns the next fires of the triggers that start the job, of those that are due next; `None` when the schedule cannot be read.
-async fn next_fires(api: &Api, job: &str) -> Option<Vec<TriggerRow>> {
-    let scheduler = api.scheduler().ok()?;
-    let rules = scheduler.read(Request::Rules).await.ok()?.rules();
-    let upcoming = scheduler.read(Request::Upcoming { limit: FIRES_READ }).await.ok()?;
+/// Returns the next fires of the triggers that start the job, of those that are due next.
+async fn next_fires(scheduler: &Scheduler, job: &str) -> Result<Vec<TriggerRow>, Problem> {
+    let rules = scheduler.read(Request::Rules).await?.rules();
+    let upcoming = scheduler.read(Request::Upcoming { limit: FIRES_READ }).await?;
     let book = Rulebook::new(rules);
     let starts_it = |row: &TriggerRow| {
         let rule = book.find(&row.key.identifier);
@@ -81,7 +83,7 @@ async fn next_fires(api: &Api, job: &str) -> Option<Vec<TriggerRow>> {
             |rule| matches!(&rule.settings.runner, Runner::Job { name, .. } if name == job),
         )
     };
-    Some(upcoming.triggers().into_iter().filter(starts_it).take(FIRES).collect())
+    Ok(upcoming.triggers().into_iter().filter(starts_it).take(FIRES).collect())
 }
 
 fn has_instances(queries: &dyn Queries, job: &str) -> Result<bool, RepositoryError> {
@@ -94,7 +96,7 @@ fn content(
     job: Option<&Arc<Job>>,
     list: &[ExecutionSummary],
     given: &JobParameters,
-    fires: Option<&[TriggerRow]>,
+    fires: Option<&Result<Vec<TriggerRow>, Problem>>,
 ) -> Markup {
     html! {
         nav.crumbs aria-label="Path" { a href=(view.url("/jobs")) { "Jobs" } }
@@ -109,8 +111,11 @@ fn content(
         @if let Some(fires) = fires {
             section aria-labelledby="fires" {
                 h2 #fires { "Next fires" }
-                @if fires.is_empty() { p.empty { "No trigger that is due next starts this job. " a href=(view.url("/schedule")) { "Schedule" } } }
-                @else { (schedule::fires(view, fires)) }
+                @match fires {
+                    Err(problem) => p.empty { (problem.detail()) },
+                    Ok(fires) if fires.is_empty() => p.empty { "None of the next " (number(FIRES_READ as u64)) " fires starts this job. " a href=(view.url("/schedule")) { "Schedule" } },
+                    Ok(fires) => (schedule::fires(view, fires)),
+                }
             }
         }
         section.wide aria-labelledby="durations" { h2 #durations { "Durations" } (chart::trend(view, list)) }

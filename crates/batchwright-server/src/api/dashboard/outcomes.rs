@@ -49,14 +49,16 @@ struct Kept {
 
 /// What [`Outcomes::count`] returns.
 pub(super) struct Counted {
+    /// The beginning of the first period.
+    pub(super) since: Timestamp,
     pub(super) counts: Arc<[OutcomeCount]>,
     /// Whether something may have changed since they were counted.
     pub(super) is_outdated: bool,
 }
 
 impl Outcomes {
-    /// Counts the executions created at `since` or later. Who asks while another one counts gets the counts before that, if there
-    /// are any.
+    /// Counts the executions created at `since` or later. While another caller counts, the former counts are returned, if there are
+    /// any, also those of an earlier `since`.
     pub(super) fn count(
         &self,
         operator: &JobOperator,
@@ -71,8 +73,8 @@ impl Outcomes {
             Ok(alone) => alone,
             Err(TryLockError::Poisoned(alone)) => alone.into_inner(),
             Err(TryLockError::WouldBlock) => {
-                if let Some(old) = self.known().of(since) {
-                    return Ok(Counted { counts: Arc::clone(&old.counts), is_outdated: true });
+                if let Some(old) = &self.known().kept {
+                    return Ok(old.counted(true));
                 }
                 let alone = self.inner.counting.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(counted) = self.known().fresh(since, last_event, clock.elapsed()) {
@@ -89,10 +91,11 @@ impl Outcomes {
             since,
             last_event: is_settled.then_some(last_event),
             at: clock.elapsed(),
-            counts: Arc::clone(&counts),
+            counts,
         };
+        let counted = kept.counted(!is_settled);
         known.kept = Some(kept);
-        Ok(Counted { counts, is_outdated: !is_settled })
+        Ok(counted)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -109,18 +112,20 @@ impl Known {
         }
     }
 
-    fn of(&self, since: Timestamp) -> Option<&Kept> {
-        self.kept.as_ref().filter(|kept| kept.since == since)
-    }
-
     /// Returns the counts that are kept, unless they are too old.
     fn fresh(&mut self, since: Timestamp, last_event: i64, now: Duration) -> Option<Counted> {
         self.first_seen(last_event, now);
-        let kept = self.of(since)?;
+        let kept = self.kept.as_ref().filter(|kept| kept.since == since)?;
         let is_outdated = kept.last_event != Some(last_event);
         let age_max = if is_outdated { AGE_MAX } else { UNCHANGED_AGE_MAX };
         let is_fresh = now.saturating_sub(kept.at) < age_max;
-        is_fresh.then(|| Counted { counts: Arc::clone(&kept.counts), is_outdated })
+        is_fresh.then(|| kept.counted(is_outdated))
+    }
+}
+
+impl Kept {
+    fn counted(&self, is_outdated: bool) -> Counted {
+        Counted { since: self.since, counts: Arc::clone(&self.counts), is_outdated }
     }
 }
 
@@ -163,12 +168,19 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_while_another_one_counts_gets_what_was_counted_before() {
-        let operator = JobOperator::new(Arc::new(MemoryRepository::new()));
+    fn the_former_counts_are_returned_while_another_caller_counts() {
+        let clock = SimClock::at("2026-11-30T06:00:00Z".parse().unwrap());
+        let store = Arc::new(MemoryRepository::new());
+        let operator = JobOperator::builder(store).clock(clock.clone()).build();
         let (outcomes, since) = (Outcomes::default(), Timestamp::UNIX_EPOCH);
-        outcomes.count(&operator, since).unwrap();
-        let _counting = outcomes.inner.counting.lock().unwrap();
-        outcomes.known().kept.as_mut().unwrap().at = Duration::ZERO;
-        assert!(outcomes.count(&operator, since).unwrap().is_outdated);
+        let first = outcomes.count(&operator, since).unwrap();
+        let counting = outcomes.inner.counting.lock().unwrap();
+        clock.advance(UNCHANGED_AGE_MAX);
+        // Also in the next hour.
+        let next = since + Duration::from_secs(PERIOD.into());
+        let old = outcomes.count(&operator, next).unwrap();
+        assert!(old.is_outdated && old.since == since && Arc::ptr_eq(&old.counts, &first.counts));
+        drop(counting);
+        assert_eq!(outcomes.count(&operator, next).unwrap().since, next);
     }
 }

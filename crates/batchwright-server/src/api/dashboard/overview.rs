@@ -74,7 +74,6 @@ struct Facts {
     running: Vec<ExecutionSummary>,
     failed: Vec<ExecutionSummary>,
     outcomes: Counted,
-    since: Timestamp,
 }
 
 impl Facts {
@@ -99,7 +98,7 @@ impl Facts {
             count => count as u64,
         };
         let shown = explorer.summaries(&running[..running.len().min(ROWS_MAX)])?;
-        Ok(Self { rows: running, running_count, running: shown, failed, outcomes, since })
+        Ok(Self { rows: running, running_count, running: shown, failed, outcomes })
     }
 
     fn count(&self, is_one: impl Fn(&JobExecution) -> bool) -> u64 {
@@ -138,7 +137,7 @@ fn content(view: &View, facts: &Facts, triggers: &Triggers) -> Markup {
         }
         section.wide aria-labelledby="outcomes" {
             h2 #outcomes { "Executions of the last 24 hours" }
-            (chart::outcomes(&facts.outcomes.counts, HOURS, facts.since, PERIOD))
+            (chart::outcomes(&facts.outcomes.counts, HOURS, facts.outcomes.since, PERIOD))
             // What has changed since they were counted is shown with the next load.
             @if facts.outcomes.is_outdated { span data-poll="" hidden {} }
         }
