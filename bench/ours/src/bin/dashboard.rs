@@ -91,14 +91,17 @@ fn millis(time: Duration) -> String {
 async fn beside_a_job(base: &str, pid: &str) -> Result<(), Failure> {
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
     let mut memory = (0, 0);
+    // The baseline is the memory before the first viewer.
     for round in 0..ROUNDS {
         alone.push(run_job(base, round * 2).await?);
-        let before = resident_kib(pid)?;
+        if round == 0 {
+            memory.0 = resident_kib(pid)?;
+        }
         let viewers = tokio::spawn(watch(base.to_owned()));
         let requests = tokio::spawn(request_often(base.to_owned()));
         tokio::time::sleep(Duration::from_secs(2)).await;
         beside.push(run_job(base, round * 2 + 1).await?);
-        memory = (before, resident_kib(pid)?.max(memory.1));
+        memory.1 = resident_kib(pid)?.max(memory.1);
         if viewers.is_finished() {
             return Err(format!("a viewer's stream ended: {:?}", viewers.await).into());
         }
