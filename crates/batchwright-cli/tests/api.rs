@@ -702,6 +702,14 @@ fn the_document_is_the_one_that_is_kept_with_the_sources() {
     let serving = Serving::start(&place);
     let (_, document) = ask(&serving, "GET", "/v1/openapi.json", None);
     assert!(document["paths"].as_object().unwrap().len() > 25);
+    let calls = document["paths"]
+        .as_object()
+        .unwrap()
+        .values()
+        .flat_map(|it| it.as_object().unwrap().values());
+    let mut names: Vec<_> = calls.filter_map(|call| call["operationId"].as_str()).collect();
+    names.sort_unstable();
+    assert!(names.windows(2).all(|two| two[0] != two[1]), "a name is used twice: {names:?}");
     let message = serde_json::to_string_pretty(&document).unwrap() + "\n";
     let kept = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/openapi.json");
     if std::env::var_os("BLESS").is_some() {

@@ -34,7 +34,8 @@ pub(super) struct AuditList {
 
 /// Lists the commands of people and programs, newest first: who gave which command for what, with the command line, the API or the
 /// dashboard.
-#[utoipa::path(get, path = "/v1/audit", tag = "audit", params(AuditQuery), responses((status = 200, body = AuditList)))]
+#[utoipa::path(get, path = "/v1/audit", operation_id = "list_audit",
+    tag = "audit", params(AuditQuery), responses((status = 200, body = AuditList)))]
 pub(super) async fn list(
     State(api): State<Api>,
     Asked(asked): Asked<AuditQuery>,
@@ -43,11 +44,12 @@ pub(super) async fn list(
     let before = cursor::<i64>(asked.cursor.as_deref())?;
     blocking(move || {
         let mut items = api.operator().queries().audit(before, limit + 1)?;
-        // Newest first: what is older ends the list.
-        let since = asked.since.unwrap_or(Timestamp::MIN);
-        let newer = items.iter().position(|entry| entry.at < since).unwrap_or(items.len());
-        items.truncate(newer);
-        let next_cursor = cut(&mut items, limit, |last| last.id);
+        let mut next_cursor = cut(&mut items, limit, |last| last.id);
+        // The clocks of several processes differ: one older entry does not end the list.
+        items.retain(|entry| asked.since.is_none_or(|since| entry.at >= since));
+        if items.is_empty() {
+            next_cursor = None;
+        }
         let asked = [("since", asked.since.map(|at| at.to_string()))];
         let list = AuditList { items, next_cursor };
         Ok(page(&list, "/v1/audit", limit, asked, list.next_cursor.as_deref()))

@@ -155,7 +155,8 @@ mod tests {
                         assert!(super::super::errors::text(code).is_some(), "{name}: {link}");
                         continue;
                     }
-                    None if path.contains("://") => continue,
+                    // An address elsewhere, or the icon within the page.
+                    None if path.contains("://") || path.starts_with("data:") => continue,
                     None if path.is_empty() => Some(page.clone()),
                     None => super::page(path),
                 };

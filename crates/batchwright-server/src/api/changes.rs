@@ -187,7 +187,7 @@ impl Window {
 /// Streams the status changes of all executions of the store as server-sent events, after `Last-Event-ID` if it is given: `status`
 /// for each change, and `progress` once a second while executions run. A change of the last seconds may come twice; its number
 /// tells that. The stream ends with the server.
-#[utoipa::path(get, path = "/v1/events", tag = "executions",
+#[utoipa::path(get, path = "/v1/events", operation_id = "changes", tag = "executions",
     responses((status = 200, content((Sent = "text/event-stream")))))]
 pub(super) async fn events(
     State(api): State<Api>,

@@ -56,7 +56,7 @@ pub(super) struct ExecutionList {
 }
 
 /// Lists executions, newest first.
-#[utoipa::path(get, path = "/v1/executions", tag = "executions", params(ListQuery),
+#[utoipa::path(get, path = "/v1/executions", operation_id = "list_executions", tag = "executions", params(ListQuery),
     responses((status = 200, body = ExecutionList)))]
 pub(super) async fn list(
     State(api): State<Api>,
@@ -146,7 +146,7 @@ async fn listed(
 }
 
 /// Returns an execution with its steps; 304 without a body when `If-None-Match` has its `ETag`.
-#[utoipa::path(get, path = "/v1/executions/{id}", tag = "executions", params(("id" = i64, Path)),
+#[utoipa::path(get, path = "/v1/executions/{id}", operation_id = "show_execution", tag = "executions", params(("id" = i64, Path)),
     responses((status = 200, body = ExecutionSummary, headers(("etag" = String))), (status = 304)))]
 pub(super) async fn show(
     State(api): State<Api>,
@@ -336,7 +336,8 @@ impl EventRecord {
 
 /// Lists the status changes of the execution and its steps, oldest first. With `Accept: text/event-stream`
 /// the answer is a stream that ends with the execution.
-#[utoipa::path(get, path = "/v1/executions/{id}/events", tag = "executions", params(("id" = i64, Path)),
+#[utoipa::path(get, path = "/v1/executions/{id}/events", operation_id = "execution_events",
+    tag = "executions", params(("id" = i64, Path)),
     responses((status = 200, content((EventList = "application/json"), (String = "text/event-stream")))))]
 pub(super) async fn events(
     State(api): State<Api>,

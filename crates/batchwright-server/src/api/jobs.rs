@@ -44,7 +44,7 @@ pub(super) struct JobList {
 }
 
 /// Lists jobs in the order of their names: those that can be started here, and those that have only a stored history.
-#[utoipa::path(get, path = "/v1/jobs", tag = "jobs", params(PageQuery),
+#[utoipa::path(get, path = "/v1/jobs", operation_id = "list_jobs", tag = "jobs", params(PageQuery),
     responses((status = 200, body = JobList)))]
 pub(super) async fn list(
     State(api): State<Api>,
@@ -111,7 +111,8 @@ pub(super) struct FormatQuery {
 }
 
 /// Returns the definition and parameters of a job, or its flow as DOT or SVG.
-#[utoipa::path(get, path = "/v1/jobs/{job}", tag = "jobs", params(("job" = String, Path), FormatQuery), responses(
+#[utoipa::path(get, path = "/v1/jobs/{job}", operation_id = "show_job",
+    tag = "jobs", params(("job" = String, Path), FormatQuery), responses(
     (status = 200, content((JobView = "application/json"), (String = "text/vnd.graphviz"), (String = "image/svg+xml")))
 ))]
 pub(super) async fn show(

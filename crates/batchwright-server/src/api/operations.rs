@@ -33,6 +33,8 @@ const KEPT_MAX: usize = 50;
 const RESULTS_MAX: usize = 100_000;
 /// How long an operation waits before it tries again what a busy server or an unavailable store refused.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often an operation gives a command that an unavailable store refuses.
+const STORE_TRIES: usize = 60;
 /// How long the end of the server waits for its operations, and how often it looks.
 const END_GRACE: Duration = Duration::from_secs(5);
 const END_INTERVAL: Duration = Duration::from_millis(10);
@@ -204,10 +206,18 @@ impl Operation {
     async fn go_through(self: Arc<Self>, api: Api) {
         let audited = self.in_turn(&api, |own, api| {
             let (action, subject, detail) = own.described();
-            api.audit(&own.who, action, &subject, Some(&detail));
+            api.operator().audit(&own.who, action, &subject, Some(&detail))?;
             Ok(ExecutionId(0))
         });
-        let mut end = audited.await.err();
+        let mut end = match audited.await {
+            Ok(Ok(_)) => None,
+            Ok(Err(problem)) => {
+                let (operation, error) = (&self.id, problem.detail());
+                tracing::error!(operation, error, "an operation is missing in the audit");
+                None
+            }
+            Err(ended) => Some(ended),
+        };
         for id in &self.order.ids {
             if end.is_some() {
                 break;
@@ -234,13 +244,14 @@ impl Operation {
         );
     }
 
-    /// Does `work` in a turn of its own, again while the server is busy or the store is unavailable: a command that was given
-    /// before the answer was lost is then refused. The outer error is the end of the operation, before `work`.
+    /// Does `work` in a turn of its own, again while the server is busy, and for a minute while the store is unavailable: a command
+    /// that was given before the answer was lost is then refused. The outer error is the end of the operation, before `work`.
     async fn in_turn(
         self: &Arc<Self>,
         api: &Api,
         work: impl Fn(&Self, &Api) -> Result<ExecutionId, Problem> + Clone + Send + 'static,
     ) -> Result<Result<ExecutionId, Problem>, OperationStatus> {
+        let mut tries = 0;
         loop {
             let (api, own, work) = (api.clone(), Arc::clone(self), work.clone());
             let given = commanding(move || match own.must_end(&api) {
@@ -252,7 +263,9 @@ impl Operation {
                 Ok(Err(ended)) => return Err(ended),
                 Err(problem) => problem,
             };
-            if !["overloaded", "store_unavailable"].contains(&problem.code()) {
+            let is_store = problem.code() == "store_unavailable";
+            tries += usize::from(is_store);
+            if !is_store && problem.code() != "overloaded" || tries >= STORE_TRIES {
                 return Ok(Err(problem));
             }
             tokio::time::sleep(PAUSE).await;
@@ -261,7 +274,7 @@ impl Operation {
 
     fn give(&self, api: &Api, id: ExecutionId) -> Result<ExecutionId, Problem> {
         let (verb, now) = (self.order.verb, api.operator().clock().now());
-        // What has ended is recovered already: among many it was not meant.
+        // A recover of an execution that has ended, or has an owner, would change nothing.
         if verb == Verb::Recover && !api.operator().explorer().execution(id)?.is_stale(now) {
             let detail =
                 format!("execution {id} has an owner, or has ended; there is nothing to recover");
@@ -352,9 +365,11 @@ impl Api {
                 return Err(Problem::invalid(detail));
             }
             (None, Some(ids)) => (ids, false),
-            (Some(_), Some(_)) | (None, None) => {
-                let detail = "either `filter` or `executions` must be given";
-                return Err(Problem::invalid(detail));
+            (Some(_), Some(_)) => {
+                return Err(Problem::invalid("give `filter` or `executions`, not both"));
+            }
+            (None, None) => {
+                return Err(Problem::invalid("`filter` or `executions` is missing"));
             }
         };
         // A second command for one execution would be refused, or restart what has just failed again.
@@ -382,7 +397,7 @@ impl Api {
     }
 
     /// Cancels an operation for `who`; what it has done stays.
-    pub(super) async fn cancel(&self, who: String, id: &str) -> Result<Arc<Operation>, Problem> {
+    pub(super) fn cancel(&self, who: String, id: &str) -> Result<Arc<Operation>, Problem> {
         let operation = self.operations.find(id)?;
         let was_cancelled = operation.is_cancelled.swap(true, Ordering::SeqCst);
         if operation.is_running() && !was_cancelled {
@@ -391,10 +406,18 @@ impl Api {
                 api.audit(&who, "cancel", &subject, None);
                 Ok(())
             });
-            if let Err(problem) = audited.await {
-                let error = problem.detail();
-                tracing::error!(id, error, "the cancel of an operation is missing in the audit");
-            }
+            let id = operation.id.clone();
+            // Also when the client leaves meanwhile.
+            tokio::spawn(async move {
+                if let Err(problem) = audited.await {
+                    let error = problem.detail();
+                    tracing::error!(
+                        id,
+                        error,
+                        "the cancel of an operation is missing in the audit"
+                    );
+                }
+            });
         }
         Ok(operation)
     }
@@ -483,13 +506,15 @@ pub(super) async fn begin(
 }
 
 /// Lists the operations that this server keeps, newest first.
-#[utoipa::path(get, path = "/v1/operations", tag = "operations", responses((status = 200, body = OperationList)))]
+#[utoipa::path(get, path = "/v1/operations", operation_id = "list_operations",
+    tag = "operations", responses((status = 200, body = OperationList)))]
 pub(super) async fn list(State(api): State<Api>, _: NoQuery) -> Json<OperationList> {
     Json(OperationList { items: api.operations.all() })
 }
 
 /// Returns an operation as it is now.
-#[utoipa::path(get, path = "/v1/operations/{id}", tag = "operations", params(("id" = String, Path)),
+#[utoipa::path(get, path = "/v1/operations/{id}", operation_id = "show_operation",
+    tag = "operations", params(("id" = String, Path)),
     responses((status = 200, body = OperationView)))]
 pub(super) async fn show(
     State(api): State<Api>,
@@ -525,7 +550,7 @@ pub(super) async fn cancel(
     _: NoQuery,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let cancelled = api.cancel(caller.named(), &id).await?.view();
+    let cancelled = api.cancel(caller.named(), &id)?.view();
     Ok((StatusCode::ACCEPTED, Json(cancelled)).into_response())
 }
 
@@ -600,7 +625,7 @@ mod tests {
         let refused = api.begin("me".to_owned(), order(1..2)).err().unwrap();
         assert_eq!((refused.status(), refused.code()), (503, "overloaded"));
         for one in begun {
-            api.cancel("me".to_owned(), &one.id).await.unwrap();
+            api.cancel("me".to_owned(), &one.id).unwrap();
             assert_eq!(end_of(&one).await.status, OperationStatus::Cancelled);
         }
     }

@@ -162,7 +162,8 @@ impl Opened {
 /// Opens an execution of a progressive job, or restarts its failed or stopped instance.
 ///
 /// A token in `X-Batch-Owner` is required in all further requests about the execution.
-#[utoipa::path(post, path = "/v1/progressive/{job}", tag = "progressive", params(("job" = String, Path),
+#[utoipa::path(post, path = "/v1/progressive/{job}", operation_id = "open_progressive",
+    tag = "progressive", params(("job" = String, Path),
     OwnerHeader,
     KeyHeader),
     request_body = Option<OpenBody>, responses((status = 201, body = Opened, headers(("location" = String)))))]

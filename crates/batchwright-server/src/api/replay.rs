@@ -96,7 +96,8 @@ pub(super) struct OpenSkips {
 }
 
 /// Lists the records that the execution skipped and no replay has written, as a replay takes them.
-#[utoipa::path(get, path = "/v1/executions/{id}/replay", tag = "executions", params(("id" = i64, Path), PageQuery),
+#[utoipa::path(get, path = "/v1/executions/{id}/replay", operation_id = "open_skips",
+    tag = "executions", params(("id" = i64, Path), PageQuery),
     responses((status = 200, body = OpenSkips)))]
 pub(super) async fn open(
     State(api): State<Api>,

@@ -262,7 +262,8 @@ pub(super) async fn pause(
 }
 
 /// Resumes a paused trigger. Times that passed during the pause do not fire.
-#[utoipa::path(post, path = "/v1/triggers/{id}/resume", tag = "schedule", params(("id" = String, Path)),
+#[utoipa::path(post, path = "/v1/triggers/{id}/resume", operation_id = "resume_trigger",
+    tag = "schedule", params(("id" = String, Path)),
     responses((status = 200, body = TriggerView)))]
 pub(super) async fn resume(
     State(api): State<Api>,

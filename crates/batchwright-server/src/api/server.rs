@@ -69,7 +69,8 @@ impl Api {
 }
 
 /// Returns what this server is, and how much it runs.
-#[utoipa::path(get, path = "/v1/server", tag = "server", responses((status = 200, body = ServerView)))]
+#[utoipa::path(get, path = "/v1/server", operation_id = "show_server",
+    tag = "server", responses((status = 200, body = ServerView)))]
 pub(super) async fn show(State(api): State<Api>, _: NoQuery) -> Json<ServerView> {
     Json(api.server())
 }
@@ -87,7 +88,8 @@ pub(super) async fn drain(
 }
 
 /// Lets a server that was drained begin work again.
-#[utoipa::path(post, path = "/v1/server/resume", tag = "server", responses((status = 200, body = ServerView)))]
+#[utoipa::path(post, path = "/v1/server/resume", operation_id = "resume_server",
+    tag = "server", responses((status = 200, body = ServerView)))]
 pub(super) async fn resume(
     State(api): State<Api>,
     caller: Caller,

@@ -140,7 +140,9 @@ pub(super) async fn bulk(view: View, fields: Fields) -> Result<Response, Problem
         _ => (None, Some(named)),
     };
     let order = commanding(move || api.order(verb, filter, named)).await?;
-    if order.ids.is_empty() || fields.is_set("dry_run") {
+    // What is for all executions of the store is counted first.
+    let is_for_all = order.filter.as_ref().is_some_and(|words| words.trim().is_empty());
+    if order.ids.is_empty() || is_for_all || fields.is_set("dry_run") {
         let title = format!("{} executions", verb.name());
         return view.write(move |view| Ok((title, counted(view, &words, &order)))).await;
     }

@@ -39,7 +39,7 @@ pub(super) async fn cancel(
     Path(id): Path<String>,
     _: Fields,
 ) -> Result<Response, Problem> {
-    view.api.cancel(view.who(), &id).await?;
+    view.api.cancel(view.who(), &id)?;
     Ok(Redirect::to(&path(&id)).into_response())
 }
 
