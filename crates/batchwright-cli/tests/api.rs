@@ -315,6 +315,8 @@ fn a_command_for_many_is_an_operation_that_says_what_became_of_each() {
     let path = format!("/v1/operations/{}/results", begun["id"].as_str().unwrap());
     let (_, results) = ask(&serving, "GET", &path, None);
     assert_eq!(results["items"][1]["code"], "no_such_execution", "{results}");
+    let log = serving.last_word();
+    assert!(log.contains("the execution failed execution=6 job=\"fail\""), "{log}");
     // What has an owner, or has ended, is not recovered.
     let (_, begun) = begin(json!({"action": "recover", "executions": [2, 3]}));
     assert_eq!(ended(&serving, &begun)["refused"], 2);

@@ -8,10 +8,11 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use batchwright::JobOperator;
 use batchwright::clock::StopToken;
 use batchwright::error::RepositoryError;
+use batchwright::event::{Event, Subject};
 use batchwright::store::schedule::ScheduleStore;
+use batchwright::{BatchStatus, JobOperator};
 use tokio::runtime::{Handle, Runtime, RuntimeFlavor};
 use tokio::sync::watch;
 
@@ -99,6 +100,8 @@ pub struct Server {
     /// Requested when the API shall answer its waiting requests.
     api_stop: StopToken,
     jobs: JobStarter,
+    /// Failures are logged as long as it is there.
+    _logged: Arc<JobOperator>,
 }
 
 /// Describes a [`Server`].
@@ -176,6 +179,7 @@ impl Server {
     fn start_here(description: ServerBuilder, place: ServerRuntime) -> Result<Self, ServerError> {
         let ServerBuilder { operator, schedule, http, replays, is_read_only } = description;
         let lease = operator.lease_timeout();
+        let logged = log_failures(&operator);
         let jobs = JobStarter::new(operator);
         // Webhooks and brokers use TLS by this provider, unless the program has installed another one.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -238,6 +242,7 @@ impl Server {
             api,
             api_stop,
             jobs,
+            _logged: logged,
         })
     }
 
@@ -500,6 +505,26 @@ impl StartedSchedule {
             }
         }
     }
+}
+
+/// Logs each execution that fails in this process, with the cause that the store has, until the returned operator is dropped.
+fn log_failures(operator: &JobOperator) -> Arc<JobOperator> {
+    let logged = Arc::new(operator.clone());
+    // The operator has its observers, so an observer must not keep the operator.
+    let observed = Arc::downgrade(&logged);
+    operator.events().observe(move |event: &Event| {
+        let (Subject::Execution { id, job }, Some((BatchStatus::Failed, _))) =
+            (&event.subject, event.status())
+        else {
+            return;
+        };
+        let Some(operator) = observed.upgrade() else { return };
+        let row = operator.queries().execution(*id).ok().flatten();
+        let failure = row.and_then(|row| row.failure);
+        let (code, message) = failure.map_or_else(Default::default, |it| (it.code, it.message));
+        tracing::error!(execution = id.0, job = &**job, code, message, "the execution failed");
+    });
+    logged
 }
 
 /// Binds the listener of the API, and that of the metrics if they have one of their own.
