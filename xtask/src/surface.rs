@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 /// The list.
 const LIST: &str = "docs/public-names.md";
 /// Maximum number of names outside `store` and `testing`, which are for authors of stores and tests.
-const NAMES_MAX: usize = 175;
+const NAMES_MAX: usize = 176;
 
 /// Compares the list with the documentation in `target/doc`; with `BLESS` set, writes it.
 fn check() -> Result<(), String> {

@@ -3,7 +3,9 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use batchwright::event::{Change, Event, EventStream, Events, Observer, Progress, ProgressUnit, Subject};
+//! use batchwright::event::{
+//!     Change, ChunkTimes, Event, EventStream, Events, Observer, Progress, ProgressUnit, Subject,
+//! };
 //! use batchwright::{Job, JobOperator, JobParameters, MemoryRepository, TaskletStep};
 //!
 //! /// Prints what changed.
@@ -21,6 +23,9 @@
 //!             Change::ChunkCommitted { progress: Some(Progress { done, total, unit }), .. } => {
 //!                 let unit = if *unit == ProgressUnit::Bytes { "bytes" } else { "items" };
 //!                 println!("{place}: {done} of {total:?} {unit}");
+//!             }
+//!             Change::ChunkCommitted { times: Some(ChunkTimes { write, .. }), .. } => {
+//!                 println!("{place}: a chunk was in the writer for {write:?}");
 //!             }
 //!             _ => {}
 //!         }
