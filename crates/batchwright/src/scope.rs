@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::clock::StopToken;
 use crate::context::{ContextError, ContextHandle, ExecutionContext};
 use crate::error::ItemError;
+use crate::event::Subject;
 use crate::execution::{
     Counters, ExecutionId, InstanceId, JobExecution, StepExecution, StepExecutionId, TraceContext,
 };
@@ -213,6 +214,15 @@ impl StepScope {
     /// Returns the number of the step execution.
     pub fn id(&self) -> StepExecutionId {
         self.inner.id
+    }
+
+    /// Returns the step as the subject of an event.
+    pub(crate) fn subject(&self) -> Subject {
+        Subject::Step {
+            execution: self.job().execution_id(),
+            job: self.job().job().into(),
+            step: self.step().into(),
+        }
     }
 
     /// Returns the first step execution of the round that this one continues: itself, unless it was

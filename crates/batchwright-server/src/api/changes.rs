@@ -24,7 +24,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// How often listeners are notified that executions are running, whose counters change without an event.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an event may become visible after one with a higher number, because their transactions overlap.
-const OVERLAP: Duration = Duration::from_secs(2);
+pub(super) const OVERLAP: Duration = Duration::from_secs(2);
 /// Most events of one look, and most events that a listener may have missed.
 const EVENTS_MAX: usize = 1_000;
 

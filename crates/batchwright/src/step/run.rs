@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::clock::Clock;
 use crate::error::{RepositoryError, StepError};
-use crate::event::{Change, ChunkTimes, Event, Progress, Subject};
+use crate::event::{Change, ChunkTimes, Event, Progress};
 use crate::execution::{Counters, SkipRecord, StepExecution, StepExecutionId};
 use crate::host::{CommitPoint, Host};
 use crate::item::ChunkTransaction;
@@ -129,11 +129,7 @@ impl<'a> StepRun<'a> {
 
     fn emit(&self, at: Timestamp, change: impl FnOnce(StepExecutionId) -> Change) {
         self.host.store.events().emit(|| {
-            let subject = Subject::Step {
-                execution: self.lease.execution,
-                job: self.scope.job().job().into(),
-                step: self.scope.step().into(),
-            };
+            let subject = self.scope.subject();
             Event { at, subject, change: change(self.step.id) }
         });
     }

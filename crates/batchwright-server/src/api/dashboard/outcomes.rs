@@ -8,12 +8,12 @@ use batchwright::error::RepositoryError;
 use batchwright::query::OutcomeCount;
 use jiff::Timestamp;
 
+use super::super::changes::OVERLAP;
+
 /// How old counts may be although something may have changed since.
 const AGE_MAX: Duration = Duration::from_secs(1);
 /// How old they may be when nothing has changed: a purge is no change that the store numbers.
 const UNCHANGED_AGE_MAX: Duration = Duration::from_secs(60);
-/// How long a change may become visible after one with a higher number.
-const OVERLAP: Duration = Duration::from_secs(2);
 /// Length of a period, in seconds.
 pub(super) const PERIOD: u32 = 3_600;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::process::Fault;
 use crate::clock::Clock;
 use crate::error::ItemError;
-use crate::event::{Change, Event, Events, Subject};
+use crate::event::{Change, Event, Events};
 use crate::execution::Phase;
 use crate::item::guarded;
 use crate::listener::RetryListener;
@@ -56,11 +56,7 @@ impl Retries<'_> {
         retry::wait(backoff, failed.count, self.clock, self.scope.stop()).map_err(Fault::Item)?;
         self.events.emit(|| Event {
             at: self.clock.now(),
-            subject: Subject::Step {
-                execution: self.scope.job().execution_id(),
-                job: self.scope.job().job().into(),
-                step: self.scope.step().into(),
-            },
+            subject: self.scope.subject(),
             change: Change::Retried {
                 id: self.scope.id(),
                 phase,
