@@ -20,6 +20,9 @@ use pool::Pool;
 use statements::Statements;
 use transaction::SqlTransaction;
 
+/// Connections that read a SQLite file: a query that reads many rows must not keep others waiting.
+const SQLITE_READERS_MAX: usize = 4;
+
 /// How a [`SqlRepository`] is opened.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
@@ -167,8 +170,10 @@ impl SqlRepository {
             }
         });
         let readers = match dialect {
-            // A chunk holds the writing connection until its end, so queries have a connection of their own.
-            Dialect::Sqlite => Arc::new(Pool::new(1, move |_| reading.connect_read_only())),
+            // A chunk holds the writing connection until its end, so queries have connections of their own.
+            Dialect::Sqlite => {
+                Arc::new(Pool::new(SQLITE_READERS_MAX, move |_| reading.connect_read_only()))
+            }
             Dialect::Postgres | Dialect::MySql => Arc::clone(&writers),
         };
         let (id, is_new) = {

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
@@ -145,6 +146,31 @@ impl SqliteSession {
     }
 }
 
+/// The columns of a query. SQLite is asked for their names once, not for each value of each row.
+pub(super) struct Columns {
+    names: Vec<String>,
+    /// The column after the one that was read last: most rows are read in the order of their columns.
+    next: Cell<usize>,
+}
+
+impl Columns {
+    fn of(statement: &rusqlite::Statement<'_>) -> rusqlite::Result<Self> {
+        let names = (0..statement.column_count())
+            .map(|index| statement.column_name(index).map(str::to_owned))
+            .collect::<rusqlite::Result<_>>()?;
+        Ok(Self { names, next: Cell::new(0) })
+    }
+
+    /// Returns the index of `column`, also if its name differs in case only.
+    pub(super) fn index(&self, row: &rusqlite::Row<'_>, column: &str) -> Option<usize> {
+        let count = self.names.len();
+        let from = self.next.get();
+        let found = (from..count).chain(0..from.min(count)).find(|at| self.names[*at] == column);
+        self.next.set(found.map_or(0, |index| index + 1));
+        found.or_else(|| row.as_ref().column_index(column).ok())
+    }
+}
+
 impl SqliteSession {
     fn stream_rows(
         &self,
@@ -154,8 +180,14 @@ impl SqliteSession {
     ) -> Result<(), SqlError> {
         let mut statement = self.connection.prepare_cached(&sql.text)?;
         let mut rows = statement.query(params_from_iter(values))?;
+        let mut columns = None;
         while let Some(row) = rows.next()? {
-            if !each(&SqlRow(Row::Sqlite(row)))? {
+            // Not before the first row: until then SQLite may prepare the statement again for a changed table.
+            let columns = match &mut columns {
+                Some(known) => &*known,
+                none => none.insert(Columns::of(row.as_ref())?),
+            };
+            if !each(&SqlRow(Row::Sqlite(row, columns)))? {
                 break;
             }
         }
@@ -305,4 +337,35 @@ pub(super) fn value<'r>(
         )),
         ValueRef::Blob(bytes) => SqlValue::Bytes(Cow::Borrowed(bytes)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_found_by_name_in_any_order_also_after_a_change_of_the_table() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.db");
+        let connection = Connection::open(&path).unwrap();
+        connection
+            .execute_batch("CREATE TABLE t (a, b, c); INSERT INTO t VALUES (1, 2, 3), (4, 5, 6)")
+            .unwrap();
+        let session = SqliteSession::new(Connection::open(&path).unwrap(), "t".into());
+        let read = |names: &[&str]| -> Result<Vec<i64>, SqlError> {
+            let mut found = Vec::new();
+            session.stream_rows(&Sql::native("SELECT * FROM t"), &[], &mut |row| {
+                for name in names {
+                    found.push(row.read(name)?);
+                }
+                Ok(true)
+            })?;
+            Ok(found)
+        };
+        assert_eq!(read(&["c", "A", "a", "b"]).unwrap(), [3, 1, 1, 2, 6, 4, 4, 5]);
+        assert!(read(&["a", "d"]).unwrap_err().to_string().contains("`d`"));
+        // The statement is in the cache of the session, which prepares it again.
+        connection.execute_batch("ALTER TABLE t DROP COLUMN a").unwrap();
+        assert_eq!(read(&["b", "c"]).unwrap(), [2, 3, 5, 6]);
+    }
 }

@@ -73,7 +73,7 @@ pub struct SqlRow<'r>(pub(super) Row<'r>);
 
 pub(super) enum Row<'r> {
     #[cfg(feature = "sqlite")]
-    Sqlite(&'r rusqlite::Row<'r>),
+    Sqlite(&'r rusqlite::Row<'r>, &'r super::sqlite::Columns),
     #[cfg(feature = "postgres")]
     Postgres(&'r sqlx::postgres::PgRow),
     #[cfg(feature = "mysql")]
@@ -103,7 +103,7 @@ impl SqlRow<'_> {
     pub fn names(&self) -> Vec<&str> {
         match &self.0 {
             #[cfg(feature = "sqlite")]
-            Row::Sqlite(row) => {
+            Row::Sqlite(row, _) => {
                 // `column_names` returns a list up to rusqlite 0.40 and an iterator from 0.41; these methods
                 // exist in both versions.
                 let statement = row.as_ref();
@@ -121,7 +121,7 @@ impl SqlRow<'_> {
     pub(crate) fn read<T: FromSql>(&self, column: &str) -> Result<T, SqlError> {
         let index = match &self.0 {
             #[cfg(feature = "sqlite")]
-            Row::Sqlite(row) => row.as_ref().column_index(column).ok(),
+            Row::Sqlite(row, columns) => columns.index(row, column),
             #[cfg(feature = "postgres")]
             Row::Postgres(row) => row.columns().iter().position(|one| one.name() == column),
             #[cfg(feature = "mysql")]
@@ -140,7 +140,7 @@ impl SqlRow<'_> {
     pub(crate) fn at(&self, index: usize) -> Result<SqlValue<'_>, SqlError> {
         match &self.0 {
             #[cfg(feature = "sqlite")]
-            Row::Sqlite(row) => super::sqlite::value(row, index),
+            Row::Sqlite(row, _) => super::sqlite::value(row, index),
             #[cfg(feature = "postgres")]
             Row::Postgres(row) => super::postgres::value(row, index),
             #[cfg(feature = "mysql")]
