@@ -78,6 +78,39 @@ fn a_start_waits_for_the_end_if_the_client_prefers_that() {
 }
 
 #[test]
+fn executions_are_listed_by_a_search_in_words() {
+    let place = place();
+    for run in 1..=3 {
+        place.run(&["run", "sum", "count=10", &format!("run={run}")]).expect(0);
+        rusqlite::Connection::open(place.path("batchwright.db"))
+            .unwrap()
+            .execute("DELETE FROM numbers", [])
+            .unwrap();
+    }
+    let serving = Serving::start(&place);
+    let ids = |query: &str| -> Vec<i64> {
+        let (status, page) = ask(&serving, "GET", &format!("/v1/executions?{query}"), None);
+        assert_eq!(status, 200, "{query}: {page}");
+        let items = page["items"].as_array().unwrap();
+        items.iter().map(|one| one["id"].as_i64().unwrap()).collect()
+    };
+    assert_eq!(ids("filter=job:sum%20param.run:2%20since:24h"), [2]);
+    assert_eq!(ids("filter=status:failed"), [0; 0]);
+    // The other conditions must be true, too.
+    assert_eq!(ids("filter=param.run:2&status=COMPLETED,FAILED"), [2]);
+    assert_eq!(ids("filter=status:completed&status=FAILED"), [0; 0]);
+    assert_eq!(ids("filter=job:sum&job=other"), [0; 0]);
+    assert_eq!(ids("stale=true"), [0; 0]);
+    assert_eq!(ids("stale=false"), [3, 2, 1]);
+    let path = "/v1/executions?filter=by:cli&limit=2";
+    let (_, page) = ask(&serving, "GET", path, None);
+    let cursor = page["next_cursor"].as_str().unwrap();
+    assert_eq!(ids(&format!("filter=by:cli&limit=2&cursor={cursor}")), [1]);
+    let (status, problem) = ask(&serving, "GET", "/v1/executions?filter=jobs:sum", None);
+    assert_eq!((status, &problem["code"]), (400, &json!("usage")), "{problem}");
+}
+
+#[test]
 fn a_progressive_job_runs_in_the_foreground_like_any_other() {
     let place = place();
     let summary = place.run(&["--format", "json", "run", "sum"]).expect(0).json();
@@ -625,6 +658,10 @@ checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 [[operations]]
 include-name = "GET /v1/executions/{{id}}/response"
 checks = {{ positive_data_acceptance = {{ expected-statuses = ["2xx", 404, 410] }} }}
+
+[[operations]]
+include-name = "GET /v1/executions"
+parameters = {{ "query.filter" = "status:failed since:24h" }}
 
 [[operations]]
 include-name = ["GET /v1/triggers", "GET /v1/jobs", "GET /v1/rules"]

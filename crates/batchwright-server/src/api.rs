@@ -28,14 +28,16 @@ mod problem;
 mod progressive;
 mod rate;
 mod replay;
+mod request_id;
 mod schedule;
 mod server;
 mod session;
 mod stream;
 mod wait;
 
-use std::sync::Arc;
+use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::Extension;
@@ -190,6 +192,7 @@ impl Api {
         let (base, has_dashboard) = (self.base.clone(), self.has_dashboard);
         with_pages(self.routes(), has_dashboard)
             .layer(middleware::from_fn_with_state(base, base::apply))
+            .layer(middleware::from_fn(request_id::identify))
     }
 
     /// Returns the routes without the base in their responses.
@@ -243,7 +246,9 @@ impl Api {
         let (base, has_dashboard) = (self.base.clone(), self.has_dashboard);
         let routes = self.clone().routes().merge(others);
         let routes = self.gated(rules, routes);
-        with_pages(routes, has_dashboard).layer(middleware::from_fn_with_state(base, base::apply))
+        with_pages(routes, has_dashboard)
+            .layer(middleware::from_fn_with_state(base, base::apply))
+            .layer(middleware::from_fn(request_id::identify))
     }
 
     /// Returns `routes`, protected by `rules`.
@@ -423,15 +428,20 @@ async fn script(text: &'static str) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/javascript; charset=utf-8")], text)
 }
 
-/// Requests that read the store at once, and those that give a command at once. Further ones wait without a thread: each thread
-/// has memory of its own, hundreds of them some gigabytes, and no store answers sooner because more ask. A command may wait for a
-/// job, and must not keep pages from being read.
-const AT_ONCE_MAX: usize = 16;
+/// Requests that read the store at once: two for each core, within these bounds. Further ones wait without a thread: each thread
+/// and its connection have memory of their own, hundreds of them some gigabytes, and no store answers sooner because more ask.
+const READING_BOUNDS: (usize, usize) = (4, 16);
+/// Requests that give a command at once. A command may wait for a job, and must not keep pages from being read.
+const COMMANDING_MAX: usize = 16;
 /// How long a request waits for its turn.
 const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 
-static READING: Semaphore = Semaphore::const_new(AT_ONCE_MAX);
-static COMMANDING: Semaphore = Semaphore::const_new(AT_ONCE_MAX);
+static READING: LazyLock<Semaphore> = LazyLock::new(|| {
+    let (least, most) = READING_BOUNDS;
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    Semaphore::new((cores * 2).clamp(least, most))
+});
+static COMMANDING: Semaphore = Semaphore::const_new(COMMANDING_MAX);
 
 /// Runs `work`, which reads the store, on a separate thread.
 pub(crate) async fn blocking<T: Send + 'static>(
@@ -507,7 +517,7 @@ mod tests {
     use super::*;
 
     /// Those of this test alone.
-    static PLACES: Semaphore = Semaphore::const_new(AT_ONCE_MAX);
+    static PLACES: Semaphore = Semaphore::const_new(COMMANDING_MAX);
 
     #[tokio::test(flavor = "multi_thread")]
     async fn however_many_requests_come_few_work_on_the_store_at_once() {
@@ -526,7 +536,7 @@ mod tests {
                 }))
             })
             .collect();
-        while running.load(Ordering::SeqCst) < AT_ONCE_MAX {
+        while running.load(Ordering::SeqCst) < COMMANDING_MAX {
             tokio::task::yield_now().await;
         }
         *gate.0.lock().unwrap() = true;
@@ -534,6 +544,6 @@ mod tests {
         for (number, request) in requests.into_iter().enumerate() {
             assert_eq!(request.await.unwrap().ok(), Some(number));
         }
-        assert_eq!(most.load(Ordering::SeqCst), AT_ONCE_MAX);
+        assert_eq!(most.load(Ordering::SeqCst), COMMANDING_MAX);
     }
 }

@@ -200,6 +200,38 @@ fn what_a_problem_is_can_be_read_where_its_type_leads() {
 }
 
 #[test]
+fn each_request_has_a_number_and_each_refusal_says_what_is_possible() {
+    let place = Place::start();
+    let http = place.http();
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let given = http.clone().with("x-request-id", "night-7").with("traceparent", trace);
+    let missing = given.get("/v1/executions/99");
+    assert_eq!(missing.header("x-request-id").as_deref(), Some("night-7"));
+    let problem = missing.json();
+    assert_eq!(
+        (&problem["instance"], &problem["request_id"], &problem["trace_id"]),
+        (
+            &json!("/v1/executions/99"),
+            &json!("night-7"),
+            &json!("4bf92f3577b34da6a3ce929d0e0e4736")
+        )
+    );
+    let list = http.clone().with("x-request-id", "a b").get("/v1/jobs");
+    let number = list.header("x-request-id").unwrap();
+    assert!(number.len() > 10 && number != "a b", "{number}");
+    assert_eq!(list.header("cache-control").as_deref(), Some("no-store"));
+    let opened = http.post("/v1/progressive/few", &json!({"parameters": {"script": ""}})).json();
+    let refused = http.post(&format!("/v1/executions/{}/abandon", opened["execution"]), &json!({}));
+    assert_eq!(refused.status, 409);
+    let problem = refused.json();
+    assert_eq!(
+        (&problem["current_status"], &problem["allowed_actions"]),
+        (&json!("STARTED"), &json!(["stop"])),
+        "{problem}"
+    );
+}
+
+#[test]
 fn the_book_is_served_to_whoever_reaches_the_server() {
     let place = Place::start();
     let first = place.http().get("/book");

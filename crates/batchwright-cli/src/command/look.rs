@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use batchwright::execution::{ExecutionId, ExecutionSummary, InstanceId};
-use batchwright::query::{ExecutionFilter, ExecutionSearch, InstancePage};
+use batchwright::query::{ExecutionFilter, ExecutionSearch, Found, InstancePage};
 use serde::Serialize;
 
 use super::launch::target;
@@ -82,9 +82,16 @@ pub(super) fn executions(
     let now = app.operator.clock().now();
     let search = ExecutionSearch::parse(args.filter.as_deref().unwrap_or_default(), now);
     let search = search.map_err(|problem| CliError::Usage(format!("--filter: {problem}")))?;
-    let search = search.and(args.job.clone(), &args.status);
+    let filter = ExecutionFilter {
+        job: args.job.clone(),
+        statuses: args.status.clone(),
+        ..ExecutionFilter::default()
+    };
     let before = args.before.map(ExecutionId);
-    let found = search.find(app.operator.queries(), before, args.limit, now)?;
+    let found = match search.and(&filter) {
+        Some(search) => search.find(app.operator.queries(), before, args.limit, now)?,
+        None => Found { executions: Vec::new(), next: None },
+    };
     let summaries = app.operator.explorer().summaries(&found.executions)?;
     let header = ["EXECUTION", "JOB", "STATUS", "EXIT", "SKIPPED", "CREATED", "PARAMETERS"];
     output::list(global.format, &summaries, header, |one| {

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use batchwright::BatchStatus;
 use batchwright::clock::StopToken;
 use batchwright::execution::ExecutionId;
 use batchwright::operator::OperatorError;
-use batchwright::query::ExecutionSearch;
+use batchwright::query::{ExecutionFilter, ExecutionSearch};
 
 use super::launch::target;
 use crate::args::{Format, Global, StopArgs};
@@ -71,11 +70,12 @@ fn matching(app: &App, words: &str) -> Result<Vec<ExecutionId>, CliError> {
         let what = "--filter has no condition; `status:running` stops everything";
         return Err(CliError::Usage(what.to_owned()));
     }
-    use BatchStatus::{Started, Starting, Stopping};
     let now = app.operator.clock().now();
     let search = ExecutionSearch::parse(words, now);
     let search = search.map_err(|problem| CliError::Usage(format!("--filter: {problem}")))?;
-    let Some(search) = search.within(&[Starting, Started, Stopping]) else { return Ok(Vec::new()) };
+    let Some(search) = search.and(&ExecutionFilter::default().running()) else {
+        return Ok(Vec::new());
+    };
     let (ids, _) = search.find_all(app.operator.queries(), usize::MAX, now, |_| true)?;
     Ok(ids)
 }

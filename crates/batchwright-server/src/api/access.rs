@@ -168,7 +168,7 @@ pub(super) async fn check(
     }
     if let Some(origin) = origin {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        let exposed = "etag, location, link, ratelimit, ratelimit-policy, retry-after, idempotency-replayed, x-needs-batch";
+        let exposed = "etag, location, link, ratelimit, ratelimit-policy, retry-after, idempotency-replayed, x-needs-batch, x-request-id";
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(exposed));
     }
     response
@@ -180,7 +180,7 @@ fn preflight() -> Response {
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, POST, PUT, DELETE"),
         (
             header::ACCESS_CONTROL_ALLOW_HEADERS,
-            "authorization, content-type, idempotency-key, if-match, if-none-match, last-event-id, prefer, traceparent, x-batch-owner",
+            "authorization, content-type, idempotency-key, if-match, if-none-match, last-event-id, prefer, traceparent, x-batch-owner, x-request-id",
         ),
         (header::ACCESS_CONTROL_MAX_AGE, "600"),
     ];

@@ -1,9 +1,10 @@
 //! The commands for executions: for one, and for all that a search finds.
 
+use axum::http::StatusCode;
 use batchwright::BatchStatus::{self, Failed, Started, Starting, Stopped, Stopping};
 use batchwright::execution::{ExecutionId, JobExecution};
 use batchwright::launch::{Launch, LaunchOptions, RecoverMode};
-use batchwright::query::ExecutionSearch;
+use batchwright::query::{ExecutionFilter, ExecutionSearch};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -67,24 +68,43 @@ impl Api {
         limit: usize,
     ) -> Result<(Vec<ExecutionId>, bool), Problem> {
         let now = self.operator().clock().now();
-        let mut search = ExecutionSearch::parse(words, now).map_err(Problem::invalid)?;
-        if matches!(verb, Verb::Restart | Verb::Abandon) {
-            search = search.newest_of_instance();
-        }
-        let Some(search) = search.within(verb.statuses()) else {
+        let filter = ExecutionFilter {
+            statuses: verb.statuses().to_vec(),
+            newest_of_instance: matches!(verb, Verb::Restart | Verb::Abandon),
+            ..ExecutionFilter::default()
+        };
+        let search = ExecutionSearch::parse(words, now).map_err(Problem::invalid)?;
+        let Some(search) = search.and(&filter) else {
             return Ok((Vec::new(), false));
         };
         let fits = |one: &JobExecution| verb.fits(one, now);
         Ok(search.find_all(self.operator().queries(), limit, now, fits)?)
     }
 
-    /// Gives a command for an execution, and returns the execution that changed; for a restart, the new one.
+    /// Gives a command for an execution, and returns the execution that changed; for a restart, the new one. A refusal has the
+    /// commands that the execution allows.
     pub(super) fn give(
         &self,
         who: &str,
         verb: Verb,
         id: ExecutionId,
     ) -> Result<ExecutionId, Problem> {
+        self.give_now(who, verb, id).map_err(|problem| self.with_allowed(problem, id))
+    }
+
+    /// Adds the commands that the execution allows to a refusal.
+    pub(super) fn with_allowed(&self, problem: Problem, id: ExecutionId) -> Problem {
+        let row = match problem.status() == StatusCode::CONFLICT {
+            true => self.operator().queries().execution(id).ok().flatten(),
+            false => None,
+        };
+        let Some(row) = row else { return problem };
+        let now = self.operator().clock().now();
+        let allowed = Verb::ALL.into_iter().filter(|verb| verb.fits(&row, now)).collect();
+        problem.of_status(row.status, allowed)
+    }
+
+    fn give_now(&self, who: &str, verb: Verb, id: ExecutionId) -> Result<ExecutionId, Problem> {
         let operator = self.operator();
         if matches!(verb, Verb::Restart | Verb::Abandon) {
             self.refuse_replay(id)?;

@@ -8,7 +8,7 @@ use batchwright::event::Event;
 use batchwright::execution::{ExecutionId, ExecutionSummary, InstanceId, SkipRecord, StepSummary};
 use batchwright::launch::{Launch, LaunchOptions};
 use batchwright::operator::OperatorError;
-use batchwright::query::ExecutionFilter;
+use batchwright::query::{ExecutionFilter, ExecutionSearch};
 use batchwright::{BatchStatus, JobOperator};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ use super::command::Verb;
 use super::condition::unless_known;
 use super::idempotency::{KeyHeader, Keyed, once};
 use super::jobs::ParameterInput;
-use super::page::{PageQuery, cursor, cut, limit, page};
+use super::page::{PageQuery, cursor, cursor_of, cut, limit, page};
 use super::wait::{PreferHeader, wait};
 use super::{Api, Problem, blocking, stream};
 
@@ -28,6 +28,9 @@ use super::{Api, Problem, blocking, stream};
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
+    /// A search in words, as `executions --filter` takes it: `job:import status:failed since:24h param.date:2026-11`; the other
+    /// conditions must be true, too.
+    filter: Option<String>,
     /// Only executions of this job.
     job: Option<String>,
     /// Only executions with this status; several are separated by commas.
@@ -107,32 +110,38 @@ pub(super) async fn of_instance(
 async fn listed(
     api: Api,
     path: String,
-    mut filter: ExecutionFilter,
+    filter: ExecutionFilter,
     asked: ListQuery,
 ) -> Result<Response, Problem> {
     let limit = limit(asked.limit)?;
-    filter.before = cursor::<i64>(asked.cursor.as_deref())?.map(ExecutionId);
-    if asked.stale == Some(true) && filter.statuses.is_empty() {
-        filter = filter.running();
+    let mut next = cursor::<i64>(asked.cursor.as_deref())?.map(ExecutionId);
+    let mut words = asked.filter.clone().unwrap_or_default();
+    if asked.stale == Some(true) {
+        words.push_str(" status:stale");
     }
     blocking(move || {
-        let (mut items, mut has_more) = (Vec::new(), true);
-        // Whether an execution is stale is not a column, so this reads on until the page is full.
-        while items.len() <= limit && has_more {
-            filter.limit = Some(limit + 1);
-            let found = api.operator().queries().executions(&filter)?;
-            has_more = found.len() > limit;
-            for execution in found {
-                filter.before = Some(execution.id);
-                let stale = execution.is_stale(api.operator().clock().now());
-                if asked.stale.is_none_or(|wanted| wanted == stale) {
-                    items.push(execution);
+        let now = api.operator().clock().now();
+        let search = ExecutionSearch::parse(&words, now).map_err(Problem::invalid)?;
+        let mut items = Vec::new();
+        match search.and(&filter) {
+            None => next = None,
+            Some(search) => loop {
+                let wanted = limit - items.len();
+                let mut found = search.find(api.operator().queries(), next, wanted, now)?;
+                next = found.next;
+                // A search that reads long for few executions goes on with the next page.
+                let is_cut = found.executions.len() < wanted;
+                found.executions.retain(|one| asked.stale != Some(false) || !one.is_stale(now));
+                items.append(&mut found.executions);
+                if is_cut || next.is_none() || items.len() == limit {
+                    break;
                 }
-            }
+            },
         }
-        let next_cursor = cut(&mut items, limit, |last| last.id.0);
+        let next_cursor = next.map(|id| cursor_of(&id.0));
         let summaries = api.operator().explorer().summaries(&items)?;
         let asked = [
+            ("filter", asked.filter),
             ("job", asked.job),
             ("status", asked.status),
             ("stale", asked.stale.map(|stale| stale.to_string())),
@@ -206,7 +215,8 @@ pub(super) async fn restart(
             ..origin.options()
         };
         let launch = Launch::restart(id).parameters(overrides).options(options);
-        Ok(api.operator().enqueue(&launch)?.id)
+        let started = api.operator().enqueue(&launch).map_err(Problem::from);
+        Ok(started.map_err(|problem| api.with_allowed(problem, id))?.id)
     };
     let restarted = once(api.clone(), key, restart, Api::accepted).await?;
     wait(&api, &headers, restarted).await

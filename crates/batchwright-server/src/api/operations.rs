@@ -561,7 +561,7 @@ mod tests {
     use batchwright::clock::StopToken;
     use batchwright::{JobOperator, MemoryRepository};
 
-    use super::super::{AT_ONCE_MAX, COMMANDING};
+    use super::super::{COMMANDING, COMMANDING_MAX};
     use super::*;
     use crate::scheduler::JobStarter;
 
@@ -592,7 +592,7 @@ mod tests {
         assert_eq!(completed.status, OperationStatus::Completed);
         assert_eq!((completed.done, completed.refused), (3, 3), "there are no such executions");
 
-        let places = COMMANDING.acquire_many(AT_ONCE_MAX as u32).await.unwrap();
+        let places = COMMANDING.acquire_many(COMMANDING_MAX as u32).await.unwrap();
         let cancelled = api.begin("me".to_owned(), order(1..100)).unwrap();
         let interrupted = api.begin("me".to_owned(), order(1..100)).unwrap();
         cancelled.is_cancelled.store(true, Ordering::SeqCst);

@@ -54,7 +54,12 @@ pub(super) fn cut<T, K: Serialize>(
     let is_cut = items.len() > limit;
     items.truncate(limit);
     let last = items.last().filter(|_| is_cut)?;
-    Some(URL_SAFE_NO_PAD.encode(serde_json::to_vec(&place(last)).unwrap_or_default()))
+    Some(cursor_of(&place(last)))
+}
+
+/// Returns the cursor after the entry at `place`.
+pub(super) fn cursor_of(place: &impl Serialize) -> String {
+    URL_SAFE_NO_PAD.encode(serde_json::to_vec(place).unwrap_or_default())
 }
 
 /// Returns a page of the list at `path` with a link to the next page. `asked` are the other query parameters.

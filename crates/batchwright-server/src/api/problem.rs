@@ -6,6 +6,7 @@ use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use batchwright::BatchStatus;
 use batchwright::error::RepositoryError;
 use batchwright::execution::{ExecutionId, Failure};
 use batchwright::operator::{OperatorError, Refusal, RunError};
@@ -16,9 +17,17 @@ use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::base::Base;
+use super::command::Verb;
 use crate::scheduler::Refused;
 
 pub(super) const PROBLEM_JSON: &str = "application/problem+json";
+
+/// The request that has a problem.
+pub(super) struct Occurrence {
+    pub(super) instance: String,
+    pub(super) request_id: String,
+    pub(super) trace_id: Option<String>,
+}
 
 /// An error answer.
 #[derive(Debug, Clone)]
@@ -44,6 +53,21 @@ struct Details {
     /// The number that the lane's next request must have, for `wrong_seq`.
     #[serde(skip_serializing_if = "Option::is_none")]
     expected: Option<u64>,
+    /// The path of the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance: Option<String>,
+    /// The number of the request, which its `X-Request-Id` and the log of the server have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
+    /// The trace of the request, if its `traceparent` names one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
+    /// The status of the execution that refused a command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    current_status: Option<BatchStatus>,
+    /// The commands that this status allows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allowed_actions: Option<Vec<Verb>>,
     /// All problems, if there are several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<String>,
@@ -61,6 +85,11 @@ impl Problem {
             code: code.to_owned(),
             execution: None,
             expected: None,
+            instance: None,
+            request_id: None,
+            trace_id: None,
+            current_status: None,
+            allowed_actions: None,
             errors: Vec::new(),
             headers: Vec::new(),
         }))
@@ -137,6 +166,21 @@ impl Problem {
 
     pub(super) fn header(mut self, name: HeaderName, value: String) -> Self {
         self.0.headers.push((name, value));
+        self
+    }
+
+    /// Adds the request that has the problem.
+    pub(super) fn of_request(mut self, request: Occurrence) -> Self {
+        self.0.instance = Some(request.instance);
+        self.0.request_id = Some(request.request_id);
+        self.0.trace_id = request.trace_id;
+        self
+    }
+
+    /// Adds what the execution allows, for a command that it refused.
+    pub(super) fn of_status(mut self, status: BatchStatus, allowed: Vec<Verb>) -> Self {
+        self.0.current_status = Some(status);
+        self.0.allowed_actions = Some(allowed);
         self
     }
 

@@ -124,29 +124,28 @@ impl ExecutionSearch {
         Ok(())
     }
 
-    /// Adds job and statuses, when they are given.
+    /// Accepts only what `other` accepts, too; of its fields `before`, `offset` and `limit` do not count. `None` when no execution
+    /// can match both.
     #[must_use]
-    pub fn and(mut self, job: Option<String>, statuses: &[BatchStatus]) -> Self {
-        self.filter.job = job.or(self.filter.job);
-        self.filter.statuses.extend_from_slice(statuses);
-        self
-    }
-
-    /// Accepts only executions with one of `statuses`, of those that the search accepts; `None` when it accepts none of them.
-    #[must_use]
-    pub fn within(mut self, statuses: &[BatchStatus]) -> Option<Self> {
-        match self.filter.statuses.is_empty() {
-            true => self.filter.statuses = statuses.to_vec(),
-            false => self.filter.statuses.retain(|status| statuses.contains(status)),
+    pub fn and(mut self, other: &ExecutionFilter) -> Option<Self> {
+        let own = &mut self.filter;
+        own.job = either(own.job.take(), other.job.clone())?;
+        own.instance = either(own.instance, other.instance)?;
+        match own.statuses.is_empty() {
+            true => own.statuses.clone_from(&other.statuses),
+            false if other.statuses.is_empty() => {}
+            false => {
+                own.statuses.retain(|status| other.statuses.contains(status));
+                if own.statuses.is_empty() {
+                    return None;
+                }
+            }
         }
-        (!self.filter.statuses.is_empty()).then_some(self)
-    }
-
-    /// Accepts only the newest execution of each instance.
-    #[must_use]
-    pub fn newest_of_instance(mut self) -> Self {
-        self.filter.newest_of_instance = true;
-        self
+        own.since = own.since.max(other.since);
+        own.until = earlier(own.until, other.until);
+        own.ended_before = earlier(own.ended_before, other.ended_before);
+        own.newest_of_instance |= other.newest_of_instance;
+        Some(self)
     }
 
     /// Returns the conditions that the store checks itself.
@@ -239,6 +238,22 @@ impl ExecutionSearch {
     }
 }
 
+/// Returns the value that both or one of two conditions have; `None` when they differ.
+#[expect(
+    clippy::option_option,
+    reason = "no value is possible, and no value is wanted, are two things"
+)]
+fn either<T: PartialEq>(one: Option<T>, other: Option<T>) -> Option<Option<T>> {
+    match (one, other) {
+        (Some(one), Some(other)) if one != other => None,
+        (one, other) => Some(one.or(other)),
+    }
+}
+
+fn earlier(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    one.into_iter().chain(other).min()
+}
+
 fn time(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     if let Ok(ago) = parse_duration(text) {
         let at = jiff::SignedDuration::try_from(ago).ok().and_then(|ago| now.checked_sub(ago).ok());
@@ -288,6 +303,28 @@ mod tests {
             let message = parse(wrong).unwrap_err();
             assert!(message.contains(problem), "{wrong}: {message}");
         }
+    }
+
+    #[test]
+    fn a_filter_narrows_a_search() {
+        let now = at("2026-11-30T06:00:00Z");
+        let search = || ExecutionSearch::parse("job:a status:failed,stopped since:24h by:x", now);
+        let search = || search().unwrap();
+        let filter = ExecutionFilter {
+            since: Some(at("2026-11-30T00:00:00Z")),
+            until: Some(now),
+            newest_of_instance: true,
+            ..ExecutionFilter::of_job("a").status(BatchStatus::Failed).running()
+        };
+        let narrowed = search().and(&filter).unwrap();
+        assert_eq!(narrowed.filter.statuses, [BatchStatus::Failed]);
+        assert_eq!((narrowed.filter.since, narrowed.filter.until), (filter.since, Some(now)));
+        assert!(narrowed.filter.newest_of_instance && narrowed.by.is_some());
+        assert_eq!(search().and(&ExecutionFilter::default()), Some(search()));
+        assert_eq!(search().and(&ExecutionFilter::of_job("b")), None);
+        assert_eq!(search().and(&ExecutionFilter::default().running()), None);
+        let other = ExecutionFilter { since: Some(at("2026-11-01T00:00:00Z")), ..filter };
+        assert_eq!(search().and(&other).unwrap().filter.since, search().filter.since);
     }
 
     #[test]
