@@ -183,14 +183,14 @@ fn a_schedule_is_set_paused_fired_and_backfilled() {
         page.text()
     );
     page.command("/pause");
-    page.until_text("paused");
+    page.until_text("Paused");
     page.command("/resume");
-    page.until_text("planned");
+    page.until_text("Planned");
     page.mark();
     page.command("/fire");
     until("the trigger was executed", || {
         page.open("/schedule/orders-test");
-        page.text().contains("executed")
+        page.text().contains("Executed")
     });
     page.browser.click("details:has(#from) > summary");
     let set = |field: &str, day: &str| {
@@ -210,7 +210,7 @@ fn a_schedule_is_set_paused_fired_and_backfilled() {
     // What was executed is not executed again.
     until("the schedule knows it", || {
         page.open("/schedule/orders-test");
-        page.text().matches("executed").count() >= 4
+        page.text().matches("Executed").count() >= 4
     });
     page.browser.click("details:has(#from) > summary");
     set("#from", "2026-11-01");
@@ -256,8 +256,8 @@ fn each_command_of_an_execution_and_of_many_has_its_button() {
             return false;
         }
         page.browser.run("document.querySelector('form[action$=\"/cancel\"] button').click()");
-        until("it ends", || !page.text().contains("running"));
-        page.text().contains("cancelled")
+        until("it ends", || !page.text().contains("Running"));
+        page.text().contains("Cancelled")
     });
     page.is_quiet();
 }

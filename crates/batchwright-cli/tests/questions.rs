@@ -156,7 +156,7 @@ fn an_operator_is_answered_by_two_clicks_or_one_command() {
     day.ask(
         9,
         &[&format!("{stop} > summary"), &format!("{stop} button")],
-        &["Stop 1 execution", "completed", "1 of 1, 0 refused"],
+        &["Stop 1 execution", "Completed", "1 of 1, 0 refused"],
     );
     day.command(&["stop", "--filter", "status:running", "--wait"]);
     let watched = common::done(watched.wait_with_output().unwrap());

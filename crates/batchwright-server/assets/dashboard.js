@@ -21,7 +21,8 @@
         const text = distance >= 5 ? `${coarse(distance)} ago` : distance >= -1 ? 'now' : `in ${coarse(-distance)}`;
         if (time.textContent !== text) time.textContent = text;
       } else if ('clock' in time.dataset) {
-        const text = at.toLocaleString(undefined, { month: '2-digit', day: '2-digit', hour: '2-digit', minute: '2-digit', second: '2-digit', hour12: false });
+        const two = (number) => String(number).padStart(2, '0');
+        const text = `${two(at.getMonth() + 1)}-${two(at.getDate())} ${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
         if (time.textContent !== text) time.textContent = text;
       }
     }
@@ -129,7 +130,7 @@
   const setTheme = (theme) => {
     if (theme) document.documentElement.dataset.theme = theme; else delete document.documentElement.dataset.theme;
     const button = document.querySelector('[data-theme-switch]');
-    if (button) { button.hidden = false; button.textContent = { '': 'Auto', light: 'Light', dark: 'Dark' }[theme]; button.title = 'Theme: automatic, light or dark'; }
+    if (button) { button.hidden = false; button.textContent = `Theme: ${theme || 'auto'}`; }
   };
   let theme = '';
   try { theme = localStorage.getItem('batchwright-theme') || ''; } catch { /* without storage the system's theme counts */ }

@@ -30,7 +30,7 @@ pub(super) async fn page(view: View, Query(asked): Query<Asked>) -> Result<Respo
             h1 { "Audit" }
             p.hint { "Commands of people and programs. What a schedule, a queue or a step starts is in the executions." }
             @if entries.is_empty() { p.empty { "No command was given yet." } } @else {
-                (table("Commands", &["Time", "Who", "Command", "For", ""], &html! { @for one in &entries { tr { td { (clock(one.at)) } td { (one.who) } td { b { (one.action) } } td { (subject(view, &one.subject)) } td { (one.detail.as_deref().unwrap_or("")) } } } }))
+                (table("Commands", &["Time", "Who", "Command", "For", "Detail"], &html! { @for one in &entries { tr { td { (clock(one.at)) } td { (one.who) } td { b { (one.action) } } td { (subject(view, &one.subject)) } td { (one.detail.as_deref().unwrap_or("")) } } } }))
                 @if has_more { @if let Some(last) = entries.last() { div.pager { a.button rel="next" href=(view.url(&format!("/audit?before={}", last.id))) { "Older" } } } }
             }
         };

@@ -27,6 +27,14 @@ pub(super) fn outcomes(
     let label = format!("{total} executions in the last {periods} hours, {failed} of them failed");
     let begin =
         |period: u32| since + SignedDuration::from_secs(i64::from(period) * i64::from(seconds));
+    let mut by_status: Vec<(&str, u64)> = Vec::new();
+    for one in counts {
+        let word = status_words(one.status, false).2;
+        match by_status.iter_mut().find(|(known, _)| *known == word) {
+            Some((_, count)) => *count += one.count,
+            None => by_status.push((word, one.count)),
+        }
+    }
     html! {
         svg.outcomes viewBox=(format!("0 0 {} {HEIGHT}", periods * WIDTH)) preserveAspectRatio="none" role="img" aria-label=(label) {
             @for period in 0..periods {
@@ -44,6 +52,10 @@ pub(super) fn outcomes(
             @for period in (0..periods).step_by(6) {
                 span data-hour=(format!("{:.0}", begin(period))) { (begin(period).strftime("%H:00")) }
             }
+        }
+        p.hint {
+            (number(total)) " accepted" @for (index, (word, count)) in by_status.iter().enumerate() { (if index == 0 { ": " } else { ", " }) (number(*count)) " " (word.to_lowercase()) }
+            @if total > 0 { "; at most " (number(highest)) " in an hour" } "."
         }
     }
 }
@@ -89,7 +101,7 @@ pub(super) fn trend(view: &View, executions: &[ExecutionSummary]) -> Markup {
         @if ended.is_empty() { p.empty { "No execution has ended yet." } }
         @else {
             svg.trend viewBox=(format!("0 0 {WIDTH:.0} {HEIGHT:.0}")) preserveAspectRatio="none" role="group"
-                aria-label=(format!("durations of the last {}, half of them below {}", count_of(ended.len(), "execution"), duration(middle))) {
+                aria-label=(format!("durations of the last {}, half of the completed ones at most {}", count_of(ended.len(), "execution"), duration(middle))) {
                 @if !sorted.is_empty() {
                     rect.band x="0" y=(format!("{:.1}", level(high))) width=(WIDTH) height=(format!("{:.1}", (level(middle) - level(high)).max(1.0))) {}
                 }
@@ -103,7 +115,11 @@ pub(super) fn trend(view: &View, executions: &[ExecutionSummary]) -> Markup {
                     }
                 }
             }
-            p.hint { "Half of the completed ones took less than " b { (duration(middle)) } ", 95 % less than " b { (duration(high)) } "." }
+            p.hint {
+                "The longest took " b { (duration(longest)) } "."
+                // Fewer have no half.
+                @if sorted.len() > 2 { " Half of the completed ones took at most " b { (duration(middle)) } ", 95 % at most " b { (duration(high)) } "." }
+            }
         }
     }
 }

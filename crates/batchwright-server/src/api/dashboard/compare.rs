@@ -9,7 +9,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::super::Problem;
-use super::parts::{cut, duration, number, seconds, status, took};
+use super::parts::{cut, duration, number, seconds, status, status_words, took};
 use super::view::View;
 
 /// Writes one fact of a step.
@@ -64,7 +64,7 @@ fn content(
         section { div.scroll tabindex="0" role="region" aria-label="Comparison" { table.list.compare {
             thead { tr { th { "" } @for one in [a, b] { th { a href=(view.url(&format!("/executions/{}", one.id))) { (one.job) " " (one.id) } } } } }
             tbody {
-                tr { th scope="row" { "Status" } td { (status(a.status, a.stale)) } td { (status(b.status, b.stale)) } }
+                tr.differs[a.status != b.status] { th scope="row" { "Status" } td { (status(a.status, a.stale)) } td { (status(b.status, b.stale)) } }
                 tr { th scope="row" { "Took" } td { (took(a, view.now)) } td { (took(b, view.now)) } }
                 (line("Exit", &exit(a), &exit(b)))
                 (line("Failure", &failure(a), &failure(b)))
@@ -74,7 +74,7 @@ fn content(
             }
         } } }
         section aria-labelledby="steps" { h2 #steps { "Steps" } div.scroll tabindex="0" role="region" aria-label="Counters of both" { table.list.compare {
-            thead { tr { th { "Step" } th { "Counter" } th.right { (a.id) } th.right { (b.id) } } }
+            thead { tr { th { "Step" } th { "Counter" } @for one in [a, b] { th.right { a href=(view.url(&format!("/executions/{}", one.id))) { (one.job) " " (one.id) } } } } }
             tbody { @for (left, right) in steps { (step(view, left, right)) } }
         } } @if is_cut { p.hint { (STEPS_MAX) " steps and partitions: first those that differ." } } }
     }
@@ -119,23 +119,28 @@ fn pairs<'a>(a: &'a [StepSummary], b: &'a [StepSummary]) -> (Vec<Pair<'a>>, bool
 fn step(view: &View, left: Option<&StepSummary>, right: Option<&StepSummary>) -> Markup {
     let Some(any) = left.or(right) else { return html! {} };
     let time = |of: &StepSummary| duration(seconds(of.started_at, of.ended_at.unwrap_or(view.now)));
-    let shown = |of: Option<&StepSummary>, what: Shown<'_>| {
-        of.map_or_else(|| "did not run".to_owned(), what)
-    };
     let counters: [(&str, Shown<'_>); 6] = [
-        ("status", &|of| of.status.name().to_lowercase()),
+        ("status", &|of| status_words(of.status, false).2.to_owned()),
         ("took", &time),
         ("read", &|of| number(of.counters.read)),
         ("written", &|of| number(of.counters.write)),
         ("skipped", &|of| number(of.counters.skips())),
         ("filtered", &|of| number(of.counters.filter)),
     ];
+    let ran_in_both = left.is_some() && right.is_some();
+    let cell = |of: Option<&StepSummary>, what: Shown<'_>, is_first: bool| {
+        html! {
+            @if let Some(of) = of { td.right { (what(of)) } }
+            @else if is_first { td.right.hint rowspan="6" { "did not run" } }
+        }
+    };
     html! {
         @for (index, (name, what)) in counters.into_iter().enumerate() {
-            @let (left, right) = (shown(left, what), shown(right, what));
-            tr.differs[left != right && name != "took"] {
-                @if index == 0 { th scope="rowgroup" rowspan="6" { (any.name) @if let Some(partition) = &any.partition { " " (partition) } } }
-                td { (name) } td.right { (left) } td.right { (right) }
+            @let is_first = index == 0;
+            @let differs = match ran_in_both { true => left.map(what) != right.map(what) && name != "took", false => is_first };
+            tr.differs[differs] {
+                @if is_first { th scope="rowgroup" rowspan="6" { (any.name) @if let Some(partition) = &any.partition { " " (partition) } } }
+                td { (name) } (cell(left, what, is_first)) (cell(right, what, is_first))
             }
         }
     }

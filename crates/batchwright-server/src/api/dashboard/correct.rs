@@ -17,7 +17,8 @@ use super::super::access::Role;
 use super::super::body::Id;
 use super::super::page::percent;
 use super::form::Fields;
-use super::parts::{cut, number};
+use super::parts::{cause, cut, number};
+use super::skips::unplaced;
 use super::view::View;
 
 /// Records of a page.
@@ -62,10 +63,10 @@ pub(super) async fn page(
         let fields = html! {
             input type="hidden" name="from" value=(asked.from);
             @for (index, record) in records.iter().enumerate() { (fieldset(index, record)) }
-            div.actions.left { button { "Replay the ticked records" } a.button href=(view.url(&format!("/executions/{id}/skips"))) { "Cancel" } }
+            div.actions.left { button.primary { "Replay the ticked records" } a.button href=(view.url(&format!("/executions/{id}/skips"))) { "Cancel" } }
         };
         let content = html! {
-            nav.crumbs aria-label="Path" { a href=(view.url(&format!("/executions/{id}"))) { "Execution " (id) " of " (execution.job) } " / " a href=(view.url(&format!("/executions/{id}/skips"))) { "Skipped records" } }
+            nav.crumbs aria-label="Path" { a href=(view.url("/executions")) { "Executions" } " / " a href=(view.url(&format!("/executions/{id}"))) { "Execution " (id) " of " (execution.job) } " / " a href=(view.url(&format!("/executions/{id}/skips"))) { "Skipped records" } }
             h1 { "Correct and replay" }
             @if open.is_empty() {
                 p.empty { "No skipped record is left: the execution skipped none, or replays have taken all. What a replay skipped once more is among its own skipped records." }
@@ -162,7 +163,7 @@ fn fieldset(index: usize, record: &Skipped<'_>) -> Markup {
     html! {
         fieldset.record {
             legend { "Record " (number(record.item)) " of step " b { (record.step) } @if let Some(place) = &record.location { " · " (place) } }
-            p.failure { code { (record.kind) } " " (cut(&record.message, 500)) }
+            p.failure { (cause(&record.kind, unplaced(&record.message, record.location.as_deref()), 500)) }
             input type="hidden" name={"key." (index)} value=(record.key());
             @match record.fields() {
                 Some(fields) => div.fields { @for (place, pair) in fields.0.iter().enumerate() { (field(index, place, pair)) } },

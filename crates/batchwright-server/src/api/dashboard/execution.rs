@@ -20,7 +20,9 @@ use super::super::access::Role;
 use super::super::body::Id;
 use super::super::command::Verb;
 use super::form::Fields;
-use super::parts::{ago, clock, cut, duration, job_path, number, seconds, status, table, totals};
+use super::parts::{
+    ago, clock, cut, duration, job_path, number, prose, seconds, status, table, totals,
+};
 use super::view::View;
 use super::{chart, parts, skips};
 
@@ -134,18 +136,17 @@ fn content(view: &View, facts: &Facts) -> Markup {
         @if let Some(failure) = &one.failure { (failure_box(view, failure, &facts.all_steps)) }
         @for warning in &one.warnings { p.notice { (warning) } }
         dl.facts {
-            dt { "Job" } dd { a href=(view.url(&job_path(&one.job))) { (one.job) } }
-            dt { "Started by" } dd { (one.triggered_by.as_deref().unwrap_or("an application")) }
-            dt { "Accepted" } dd { (ago(one.created_at, view.now)) }
-            dt { "Took" } dd { (parts::took(one, view.now)) }
-            dt { @if one.ended_at.is_some() { "Ended" } @else { "Ends" } } dd { (ends(view, facts)) }
-            dt { "Written" } dd { (number(written)) }
-            dt { "Skipped" } dd { @if skipped > 0 { a href=(view.url(&format!("/executions/{}/skips", one.id))) { (number(skipped)) } } @else { "0" } }
-            dt { "Exit" } dd { code { (one.exit.code) } }
-            @if let Some(before) = one.restart_of { dt { "Restart of" } dd { (view.execution(before)) } }
-            @if let Some(parent) = one.parent { dt { "Within" } dd { a href=(view.url(&format!("/executions/{parent}"))) { "execution " (parent) } } }
-            @if let Some(owner) = &one.owner { dt { "Runs in" } dd { code { (owner) } } }
-            @if let Some(fingerprint) = &facts.row.fingerprint { dt { "Definition" } dd { code title=(fingerprint) { (cut(fingerprint, 12)) } } }
+            div { dt { "Started by" } dd { (one.triggered_by.as_deref().unwrap_or("application")) } }
+            div { dt { "Accepted" } dd { (ago(one.created_at, view.now)) } }
+            div { dt { "Took" } dd { (parts::took(one, view.now)) } }
+            div { dt { @if one.ended_at.is_some() { "Ended" } @else { "Ends" } } dd { (ends(view, facts)) } }
+            div { dt { "Written" } dd { (number(written)) } }
+            div { dt { "Skipped" } dd { @if skipped > 0 { a href=(view.url(&format!("/executions/{}/skips", one.id))) { (number(skipped)) } } @else { "0" } } }
+            div { dt { "Exit" } dd { code { (one.exit.code) } } }
+            @if let Some(before) = one.restart_of { div { dt { "Restart of" } dd { (view.execution(before)) } } }
+            @if let Some(parent) = one.parent { div { dt { "Within" } dd { a href=(view.url(&format!("/executions/{parent}"))) { "execution " (parent) } } } }
+            @if let Some(owner) = &one.owner { div { dt { "Runs in" } dd { code { (owner) } } } }
+            @if let Some(fingerprint) = &facts.row.fingerprint { div { dt { "Definition" } dd { code title=(fingerprint) { (cut(fingerprint, 12)) } } } }
         }
         @if let Some(units) = &facts.units { (units_section(units, one.status.is_running())) }
         section.wide aria-labelledby="times" {
@@ -209,11 +210,11 @@ fn actions(view: &View, facts: &Facts) -> Markup {
 fn failure_box(view: &View, failure: &Failure, steps: &[StepSummary]) -> Markup {
     html! {
         div.notice.bad role="status" {
-            p { a href=(view.url(&format!("/errors/{}", failure.code))) { code { (failure.code) } } " " (first_line(&failure.message)) }
+            p { a href=(view.url(&format!("/errors/{}", failure.code))) { code { (failure.code) } } ": " (prose(&first_line(&failure.message))) }
             @if failure.message.contains('\n') || failure.message.len() > 300 { details { summary { "Whole message" } pre tabindex="0" { (failure.message) } } }
             @let failed = || steps.iter().filter(|step| step.failure.as_ref().is_some_and(|it| it.message != failure.message));
             @for step in failed().take(FAILURES_SHOWN) {
-                @if let Some(cause) = &step.failure { p { "Step " b { (step.name) } @if let Some(partition) = &step.partition { " (" (partition) ")" } ": " code { (cause.code) } " " (cut(&cause.message, 300)) } }
+                @if let Some(cause) = &step.failure { p { "Step " b { (step.name) } @if let Some(partition) = &step.partition { " (" (partition) ")" } ": " (parts::cause(&cause.code, &cause.message, 300)) } }
             }
             @let more = failed().count().saturating_sub(FAILURES_SHOWN);
             @if more > 0 { p { "At least " (number(more as u64)) " further steps and partitions failed." } }
@@ -243,21 +244,32 @@ fn ends(view: &View, facts: &Facts) -> Markup {
 }
 
 fn steps(one: &ExecutionSummary, view: &View) -> Markup {
+    // The progress of what has ended tells nothing that its counters do not.
+    let is_under_way = |step: &StepSummary| {
+        step.status.is_running() && (step.progress.is_some() || step.estimate.is_some())
+    };
+    let has_progress = one.steps.iter().any(is_under_way);
+    let headings: Vec<_> = ["Step", "Status"]
+        .into_iter()
+        .chain(has_progress.then_some("Progress"))
+        .chain([">Took", ">Read", ">Filtered", ">Written", ">Skipped", ">Commits", ">Rolled back"])
+        .chain(["Exit"])
+        .collect();
     html! {
         @if !one.steps.is_empty() {
-            (table("Counters of the steps", &["Step", "Status", "Progress", ">Took", ">Read", ">Filtered", ">Written", ">Skipped", ">Commits", ">Rolled back", "Exit"], &html! { @for step in &one.steps {
-                        tr {
-                            td { (step.name) @if let Some(partition) = &step.partition { " " span.hint { (partition) } } }
-                            td { (status(step.status, false)) @if step.handled { span.hint { " handled" } } @if let Some(cause) = &step.failure { span.hint title=(cut(&cause.message, 300)) { " " (cause.code) } } }
-                            td.progress { (parts::progress(step, view.now)) }
-                            td.right { (duration(seconds(step.started_at, step.ended_at.unwrap_or(view.now)))) }
-                            @let counters = step.counters;
-                            @for count in [counters.read, counters.filter, counters.write] { td.right { (number(count)) } }
-                            td.right title=(format!("{} read, {} processed, {} written", step.counters.read_skip, step.counters.process_skip, step.counters.write_skip)) { (number(step.counters.skips())) }
-                            @for count in [step.counters.commit, step.counters.rollback] { td.right { (number(count)) } }
-                            td { code { (step.exit.code) } }
-                        }
-                    } }))
+            (table("Counters of the steps", &headings, &html! { @for step in &one.steps {
+                tr {
+                    td { (step.name) @if let Some(partition) = &step.partition { " " span.hint { (partition) } } }
+                    td { (status(step.status, false)) @if step.handled { span.hint { " handled" } } @if let Some(cause) = &step.failure { " " code.hint title=(cut(&cause.message, 300)) { (cause.code) } } }
+                    @if has_progress { td.progress { @if is_under_way(step) { (parts::progress(step, view.now)) } } }
+                    td.right { (duration(seconds(step.started_at, step.ended_at.unwrap_or(view.now)))) }
+                    @let counters = step.counters;
+                    @for count in [counters.read, counters.filter, counters.write] { td.right { (number(count)) } }
+                    td.right title=(format!("{} read, {} processed, {} written", counters.read_skip, counters.process_skip, counters.write_skip)) { (number(counters.skips())) }
+                    @for count in [counters.commit, counters.rollback] { td.right { (number(count)) } }
+                    td { code { (step.exit.code) } }
+                }
+            } }))
         }
     }
 }
@@ -280,12 +292,16 @@ fn units_section(units: &UnitProgress, is_running: bool) -> Markup {
 }
 
 fn skips_section(view: &View, facts: &Facts, skipped: u64) -> Markup {
+    let all = view.url(&format!("/executions/{}/skips", facts.summary.id));
     html! {
         @if !facts.skips.is_empty() {
             section aria-labelledby="skips" {
                 h2 #skips { "Skipped records" span.badge { (number(skipped)) } }
                 (skips::records(&facts.skips))
-                p { a href=(view.url(&format!("/executions/{}/skips", facts.summary.id))) { "All skipped records" } }
+                p {
+                    @if skipped > facts.skips.len() as u64 { a.button href=(all) { "All skipped records" } " " }
+                    (skips::correct_link(view, facts.summary.id))
+                }
             }
         }
     }
@@ -298,14 +314,16 @@ fn attempts(view: &View, facts: &Facts) -> Markup {
         @if facts.attempts.len() > 1 {
             section aria-labelledby="attempts" {
                 h2 #attempts { "Attempts of this instance" }
-                (table("Attempts", &["Execution", "Status", "Accepted", "Took", "By", ""], &html! { @for one in &facts.attempts {
+                (table("Attempts", &["Execution", "Status", "Accepted", ">Took", "By", ""], &html! { @for one in &facts.attempts {
                         tr aria-current=[(one.id == id).then_some("true")] {
                             td { (view.execution(one.id)) }
                             td { (status(one.status, one.is_stale(view.now))) }
                             td { (ago(one.created_at, view.now)) }
-                            td { @if let Some((from, to)) = one.started_at.zip(one.ended_at) { (duration(seconds(from, to))) } }
+                            @let took = one.started_at.zip(one.ended_at).map(|(from, to)| duration(seconds(from, to)));
+                            td.right { @if let Some(took) = took { (took) } }
                             td { (one.triggered_by.as_deref().unwrap_or("application")) }
-                            td { @if one.id != id { a href=(view.url(&format!("/compare?a={}&b={}", one.id.min(id), one.id.max(id)))) { "Compare" } } }
+                            @let both = format!("/compare?a={}&b={}", one.id.min(id), one.id.max(id));
+                            td { @if one.id != id { a href=(view.url(&both)) { "Compare" } } }
                         }
                     } }))
             }

@@ -79,7 +79,7 @@ fn content(
     Ok(html! {
         h1 { "Executions" }
         form.search role="search" action=(view.url("/executions")) {
-            label for="q" { "Search" }
+            label.hidden for="q" { "Search" }
             input #q type="search" name="q" value=(asked.q) list="words" autocomplete="off" spellcheck="false" placeholder="job:import status:failed since:24h param.date:2026-11" aria-describedby="grammar";
             datalist #words {
                 @for job in jobs.iter().take(100) { option value=(format!("job:{job}")) {} }
@@ -118,11 +118,12 @@ fn bulk_form(view: &View, asked: &Asked) -> Markup {
         form #bulk.bulk method="post" action=(view.url("/executions/bulk")) {
             (view.form_key())
             input type="hidden" name="q" value=(asked.q);
+            label.box { input type="checkbox" name="dry_run" checked; "count first, change nothing" }
             label { "Command for "  select name="scope" { option value="selected" { "the selected ones" } option value="all" { "everything that matches the search" } } }
-            @for (verb, label) in [("stop", "Stop"), ("restart", "Restart"), ("abandon", "Abandon"), ("recover", "Recover")] {
+            @for (verb, label) in [("stop", "Stop"), ("restart", "Restart"), ("recover", "Recover")] {
                 button name="verb" value=(verb) { (label) }
             }
-            label { input type="checkbox" name="dry_run" checked; "count only" }
+            button.danger name="verb" value="abandon" { "Abandon" }
         }
     }
 }

@@ -114,7 +114,7 @@ fn content(
                 @match fires {
                     Err(problem) => p.empty { (problem.detail()) },
                     Ok(fires) if fires.is_empty() => p.empty { "None of the next " (number(FIRES_READ as u64)) " fires starts this job. " a href=(view.url("/schedule")) { "Schedule" } },
-                    Ok(fires) => (schedule::fires(view, fires)),
+                    Ok(fires) => (schedule::fires(view, fires, None)),
                 }
             }
         }

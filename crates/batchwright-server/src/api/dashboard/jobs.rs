@@ -39,7 +39,7 @@ fn content(view: &View, lines: &BTreeMap<String, Line>) -> Markup {
         @if lines.is_empty() {
             p.empty { "There are no jobs. Write a job file into the folder " code { "jobs" } "; " a href=(view.url("/book")) { "the book" } " has examples." }
         } @else {
-            (table("Jobs", &["Job", "Last execution", "Status", "Started", ">Took", "By"], &html! { @for (name, line) in lines {
+            (table("Jobs", &["Job", "Last execution", "Status", "Accepted", ">Took", "By"], &html! { @for (name, line) in lines {
                     tr {
                         td { a href=(view.url(&job_path(name))) { (name) } @if !line.is_here { " " span.hint { "history only" } } }
                         @match &line.newest {

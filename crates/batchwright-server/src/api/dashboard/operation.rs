@@ -10,7 +10,7 @@ use super::super::command::Verb;
 use super::super::operations::{OperationResult, OperationStatus, OperationView};
 use super::super::page::percent;
 use super::form::Fields;
-use super::parts::{ago, clock, count_of, number, table};
+use super::parts::{ago, clock, count_of, number, prose, table};
 use super::view::View;
 
 /// Most refusals, and most accepted commands, that the page shows.
@@ -57,13 +57,13 @@ fn content(
         @if is_running { span data-poll="" hidden {} }
         p {
             (status(shown.status)) " "
-            progress max=(shown.total) value=(shown.done) aria-label="executions for which the command was given" {}
-            " " (number(shown.done as u64)) " of " (number(shown.total as u64)) ", " (number(shown.refused as u64)) " refused"
+            @if is_running { progress max=(shown.total) value=(shown.done) aria-label="executions for which the command was given" {} " " }
+            (number(shown.done as u64)) " of " (number(shown.total as u64)) ", " (number(shown.refused as u64)) " refused"
         }
         dl.facts {
-            dt { "Begun" } dd { (clock(shown.created_at)) " by " (shown.by) }
-            @if let Some(filter) = &shown.filter { dt { "Search" } dd { a href=(view.url(&format!("/executions?q={}", percent(filter)))) { code { (filter) } } } }
-            @if let Some(ended) = shown.ended_at { dt { "Ended" } dd { (ago(ended, view.now)) } }
+            div { dt { "Begun" } dd { (clock(shown.created_at)) " by " (shown.by) } }
+            @if let Some(filter) = &shown.filter { div { dt { "Search" } dd { a href=(view.url(&format!("/executions?q={}", percent(filter)))) { code { (filter) } } } } }
+            @if let Some(ended) = shown.ended_at { div { dt { "Ended" } dd { (ago(ended, view.now)) } } }
         }
         @if shown.has_more { p.notice { "The search found more executions than one operation takes, the newest. For the rest, give the command again with " code { "until:" (shown.created_at.strftime("%Y-%m-%dT%H:%M:%SZ")) } " in the search." } }
         @if is_running && view.may(Role::Operator) {
@@ -76,7 +76,7 @@ fn content(
                 (table("Refused", &["Execution", "Reason"], &html! {
                     @for one in refused { tr {
                         td { (view.execution(one.execution)) }
-                        td { a href=(view.url(&format!("/errors/{}", one.code.as_deref().unwrap_or_default()))) { code { (one.code.as_deref().unwrap_or_default()) } } " " (one.detail.as_deref().unwrap_or_default()) }
+                        td { a href=(view.url(&format!("/errors/{}", one.code.as_deref().unwrap_or_default()))) { code { (one.code.as_deref().unwrap_or_default()) } } ": " (prose(one.detail.as_deref().unwrap_or_default())) }
                     } }
                 }))
                 @if shown.refused > refused.len() { p.hint { "The first " (refused.len()) " are shown; the API has all: " code { "/v1" (path(&shown.id)) "/results" } } }
@@ -97,7 +97,7 @@ fn content(
 pub(super) fn table_of(view: &View, operations: &[OperationView]) -> Markup {
     table(
         "Operations",
-        &["Command", "State", "Given", "Refused", "Begun", "By"],
+        &["Command", "Status", ">Given", ">Refused", "Begun", "By"],
         &html! { @for one in operations { tr {
             td { a href=(view.url(&path(&one.id))) { (label(one.action)) " " (count_of(one.total, "execution")) } }
             td { (status(one.status)) }
@@ -120,10 +120,11 @@ fn label(verb: Verb) -> &'static str {
 }
 
 fn status(status: OperationStatus) -> Markup {
-    let (class, sign) = match status {
-        OperationStatus::Running => ("running", "▸"),
-        OperationStatus::Completed => ("completed", "✓"),
-        OperationStatus::Cancelled | OperationStatus::Interrupted => ("stopped", "■"),
+    let (class, sign, word) = match status {
+        OperationStatus::Running => ("running", "▸", "Running"),
+        OperationStatus::Completed => ("completed", "✓", "Completed"),
+        OperationStatus::Cancelled => ("stopped", "■", "Cancelled"),
+        OperationStatus::Interrupted => ("stopped", "■", "Interrupted"),
     };
-    html! { span.status.(class) { span aria-hidden="true" { (sign) } (status.name()) } }
+    html! { span.status.(class) { span aria-hidden="true" { (sign) } (word) } }
 }

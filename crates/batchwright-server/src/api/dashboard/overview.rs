@@ -14,7 +14,7 @@ use super::outcomes::{Counted, PERIOD};
 use super::parts::{ago, count_of, cut, executions, job_path, micros, number};
 use super::view::View;
 use super::{chart, parts, schedule};
-use crate::scheduler::Request;
+use crate::scheduler::{Request, Rulebook};
 
 /// Most rows of each list of the page.
 const ROWS_MAX: usize = 20;
@@ -34,6 +34,7 @@ pub(super) struct Triggers {
     pub(super) problem: Option<String>,
     pub(super) next: Vec<TriggerRow>,
     pub(super) ended: Vec<TriggerRow>,
+    pub(super) rules: Rulebook,
 }
 
 impl Triggers {
@@ -50,7 +51,8 @@ impl Triggers {
         let since = (now - SignedDuration::from_hours(24)).as_microsecond();
         let next = scheduler.read(Request::Upcoming { limit }).await?.triggers();
         let ended = scheduler.read(Request::Ended { since, limit }).await?.triggers();
-        Ok(Self { problem: None, next, ended })
+        let rules = Rulebook::new(scheduler.read(Request::Rules).await?.rules());
+        Ok(Self { problem: None, next, ended, rules })
     }
 
     fn late(&self, now: Timestamp) -> usize {
@@ -137,9 +139,9 @@ fn content(view: &View, facts: &Facts, triggers: &Triggers) -> Markup {
         }
         section.wide aria-labelledby="outcomes" {
             h2 #outcomes { "Executions of the last 24 hours" }
-            (chart::outcomes(&facts.outcomes.counts, HOURS, facts.outcomes.since, PERIOD))
             // What has changed since they were counted is shown with the next load.
             @if facts.outcomes.is_outdated { span data-poll="" hidden {} }
+            (chart::outcomes(&facts.outcomes.counts, HOURS, facts.outcomes.since, PERIOD))
         }
         (problems(view, facts, triggers))
         section aria-labelledby="running" {
@@ -158,7 +160,7 @@ fn content(view: &View, facts: &Facts, triggers: &Triggers) -> Markup {
             h2 #next { "Next fires" }
             @if let Some(problem) = &triggers.problem { p.empty { (problem) } }
             @else if triggers.next.is_empty() { p.empty { "Nothing is planned. " a href=(view.url("/schedule")) { "Plan a trigger" } "." } }
-            @else { (schedule::fires(view, &triggers.next[..triggers.next.len().min(ROWS_MAX)])) }
+            @else { (schedule::fires(view, &triggers.next[..triggers.next.len().min(ROWS_MAX)], Some(&triggers.rules))) }
         }
     }
 }
@@ -208,7 +210,7 @@ fn problems(view: &View, facts: &Facts, triggers: &Triggers) -> Markup {
                         (parts::status(one.status, false))
                         div {
                             a href=(view.url(&format!("/executions/{}", one.id))) { "Execution " (one.id) } " of " a href=(view.url(&job_path(&one.job))) { (one.job) } ", " (ago(one.ended_at.unwrap_or(one.created_at), view.now))
-                            @if let Some(failure) = &one.failure { p.hint { code { (failure.code) } " " (cut(&failure.message, 200)) } }
+                            @if let Some(failure) = &one.failure { p.hint { (parts::cause(&failure.code, &failure.message, 200)) } }
                         }
                         @if is_operator && !view.api.is_summary_of_replay(one) { (view.button(&format!("/executions/{}/restart", one.id), "Restart")) }
                     }
@@ -218,7 +220,7 @@ fn problems(view: &View, facts: &Facts, triggers: &Triggers) -> Markup {
                         (parts::trigger_status(row.status.name()))
                         div {
                             a href=(view.url(&schedule::trigger_path(&row.key.identifier))) { "Trigger " (row.key.identifier) } " for " (parts::clock(micros(row.slot)))
-                            p.hint { (cut(row.reason.as_deref().unwrap_or_default(), 200)) }
+                            p.hint { (parts::prose(&cut(row.reason.as_deref().unwrap_or_default(), 200))) }
                         }
                         @if is_operator {
                             (view.form(&format!("{}/fire", schedule::trigger_path(&row.key.identifier)), &html! {

@@ -108,16 +108,18 @@ pub(super) fn status(status: BatchStatus, is_stale: bool) -> Markup {
 
 /// Returns the status of a trigger.
 pub(super) fn trigger_status(name: &str) -> Markup {
-    let (class, sign) = match name {
-        "planned" => ("starting", "…"),
-        "triggered" => ("running", "▸"),
-        "executed" => ("completed", "✓"),
-        "failed" | "dead" => ("failed", "✕"),
-        "paused" => ("stopped", "■"),
-        "skipped" => ("abandoned", "–"),
-        _ => ("unknown", "–"),
+    let (class, sign, word) = match name {
+        "planned" => ("starting", "…", "Planned"),
+        "triggered" => ("running", "▸", "Triggered"),
+        "executed" => ("completed", "✓", "Executed"),
+        "failed" => ("failed", "✕", "Failed"),
+        "dead" => ("failed", "✕", "Dead"),
+        "paused" => ("stopped", "■", "Paused"),
+        "skipped" => ("abandoned", "–", "Skipped"),
+        "ended" => ("unknown", "–", "Ended"),
+        name => ("unknown", "–", name),
     };
-    html! { span.status.(class) { span aria-hidden="true" { (sign) } (name) } }
+    html! { span.status.(class) { span aria-hidden="true" { (sign) } (word) } }
 }
 
 /// Returns how far a step has come, with rate and probable end.
@@ -196,6 +198,24 @@ pub(super) fn parameters(execution: &ExecutionSummary) -> Markup {
     }
 }
 
+/// Returns an error code and its message, whose words in backticks are code.
+pub(super) fn cause(code: &str, message: &str, letters_max: usize) -> Markup {
+    html! { code { (code) } ": " (prose(&cut(message, letters_max))) }
+}
+
+/// Returns a text whose words in backticks are code.
+pub(super) fn prose(text: &str) -> Markup {
+    let parts: Vec<_> = text.split('`').collect();
+    html! {
+        @if parts.len().is_multiple_of(2) { (text) }
+        @else {
+            @for (index, part) in parts.into_iter().enumerate() {
+                @if index.is_multiple_of(2) { (part) } @else { code { (part) } }
+            }
+        }
+    }
+}
+
 /// Returns the beginning of a text, with a mark when something is left out.
 pub(super) fn cut(text: &str, letters_max: usize) -> String {
     match text.char_indices().nth(letters_max) {
@@ -229,7 +249,7 @@ pub(super) fn executions(
                 @if with_boxes { th { span.hidden { "Selected" } } }
                 th { "Execution" }
                 @if with_job { th { "Job" } }
-                th { "Status" } th { "Parameters" } th { "Started" } th.right { "Took" } th.right { "Written" } th.right { "Skipped" } th { "By" }
+                th { "Status" } th { "Parameters, failure" } th { "Accepted" } th.right { "Took" } th.right { "Written" } th.right { "Skipped" } th { "By" }
             } }
             tbody { @for execution in list { (row(view, execution, with_job, with_boxes)) } }
         } }
@@ -248,7 +268,7 @@ fn row(view: &View, execution: &ExecutionSummary, with_job: bool, with_boxes: bo
             td.wide {
                 (parameters(execution))
                 @if let Some(failure) = &execution.failure {
-                    div.failure title=(failure.message) { code { (failure.code) } " " (cut(&failure.message, 120)) }
+                    div.failure title=(failure.message) { (cause(&failure.code, &failure.message, 120)) }
                 }
                 @if execution.status.is_running() {
                     @if let Some(step) = execution.steps.iter().rev().find(|step| step.status.is_running()) {

@@ -1,5 +1,7 @@
 //! The schedule: what fires next, what fired, the triggers and the rules.
 
+use std::sync::Arc;
+
 use axum::extract::{Path, Query};
 use axum::response::{IntoResponse, Redirect, Response};
 use batchwright::store::schedule::{TRIGGER, TriggerRow, TriggerStatus};
@@ -12,11 +14,13 @@ use super::super::access::Role;
 use super::super::page::percent;
 use super::form::Fields;
 use super::overview::Triggers;
-use super::parts::{ago, clock, cut, duration, exact, micros, table, trigger_status};
+use super::parts::{ago, clock, cut, duration, exact, job_path, micros, table, trigger_status};
 use super::view::View;
 use crate::kcp;
 use crate::message::words;
-use crate::scheduler::{Condition, LIST_MAX, Plan, Request, Rule, RuleSettings, When, plan_of};
+use crate::scheduler::{
+    Condition, LIST_MAX, Plan, Request, Rule, RuleSettings, Rulebook, Runner, When, plan_of,
+};
 
 /// Rows of a page of triggers.
 const ROWS: usize = 100;
@@ -69,10 +73,10 @@ fn content(
     let shown = &triggers[..triggers.len().min(ROWS)];
     html! {
         h1 { "Schedule" }
-        section.wide aria-labelledby="calendar" { h2 #calendar { "Calendar" } (days_table(days)) p.hint { "Days in UTC. What fired: the newest records, at most 100 of a trigger. What will fire: the triggers listed below." } }
+        section.wide aria-labelledby="calendar" { h2 #calendar { "Calendar" } (days_table(days)) p.hint { "✓ executed, ✕ failed, – skipped, … planned. Days in UTC. What fired: the newest records, at most 100 of a trigger. What will fire: the triggers listed below." } }
         section aria-labelledby="next" {
             h2 #next { "Next fires" }
-            @if facts.next.is_empty() { p.empty { "Nothing is planned." } } @else { (fires(view, &facts.next)) }
+            @if facts.next.is_empty() { p.empty { "Nothing is planned." } } @else { (fires(view, &facts.next, Some(&facts.rules))) }
         }
         section aria-labelledby="fired" {
             h2 #fired { "Fired in the last 24 hours" }
@@ -84,7 +88,7 @@ fn content(
                 label for="prefix" { "Names that begin with" } input #prefix type="search" name="prefix" value=(asked.prefix); button { "Show" }
             }
             @if shown.is_empty() { p.empty { "No trigger" @if !asked.prefix.is_empty() { " has a name that begins with " code { (asked.prefix) } } "." } }
-            @else { (triggers_table(view, shown)) }
+            @else { (triggers_table(view, shown, &facts.rules)) }
             @if triggers.len() > ROWS {
                 @if let Some(last) = shown.last() { div.pager { a.button rel="next" href=(view.url(&format!("/schedule?prefix={}&after={}", percent(&asked.prefix), percent(&last.key.identifier)))) { "Further triggers" } } }
             }
@@ -160,12 +164,26 @@ fn days_table(days: &[Day]) -> Markup {
     }
 }
 
-/// The rows that fire next.
-pub(super) fn fires(view: &View, rows: &[TriggerRow]) -> Markup {
+/// What a rule runs, with a link to its job.
+pub(super) fn runs(view: &View, rule: Option<&Rule>) -> Markup {
     html! {
-        (table("Next fires", &["Trigger", "Fires", "Planned for", ""], &html! { @for row in rows {
+        @match rule.map(|rule| &rule.settings) {
+            None => span.hint { "no rule" },
+            Some(RuleSettings { runner: Runner::Job { name, .. }, .. }) => a href=(view.url(&job_path(name))) { (name) },
+            Some(settings) => code { (cut(kcp::encode(&settings.words()).trim_end(), 60)) },
+        }
+    }
+}
+
+/// The rows that fire next, and what `rules` run for them.
+pub(super) fn fires(view: &View, rows: &[TriggerRow], rules: Option<&Rulebook>) -> Markup {
+    let headings = ["Trigger"].into_iter().chain(rules.map(|_| "Runs"));
+    let headings: Vec<_> = headings.chain(["Fires", "Planned for", "Note"]).collect();
+    html! {
+        (table("Next fires", &headings, &html! { @for row in rows {
                 tr {
                     td { a href=(view.url(&trigger_path(&row.key.identifier))) { (row.key.identifier) } }
+                    @if let Some(rules) = rules { td { (runs(view, rules.find(&row.key.identifier).map(Arc::as_ref))) } }
                     td { @if let Some(due) = row.due { (ago(micros(due), view.now)) } }
                     td { (clock(micros(row.slot))) }
                     td { @if row.attempt > 0 { "after " (row.attempt) " failed attempts: " (cut(row.reason.as_deref().unwrap_or(""), 120)) } @else if row.key.occurrence == TRIGGER && row.plan.is_none() { "once" } }
@@ -198,11 +216,12 @@ fn between(from: i64, to: i64) -> String {
     )
 }
 
-fn triggers_table(view: &View, rows: &[TriggerRow]) -> Markup {
+fn triggers_table(view: &View, rows: &[TriggerRow], rules: &Rulebook) -> Markup {
     html! {
-        (table("Triggers", &["Trigger", "Status", "Plan", "Next", ""], &html! { @for row in rows {
+        (table("Triggers", &["Trigger", "Runs", "Status", "Plan", "Next", "Note"], &html! { @for row in rows {
                 tr {
                     td { a href=(view.url(&trigger_path(&row.key.identifier))) { (row.key.identifier) } }
+                    td { (runs(view, rules.find(&row.key.identifier).map(Arc::as_ref))) }
                     td { (trigger_status(row.status.name())) }
                     td { @if let Some(plan) = &row.plan { code { (cut(plan, 60)) } } @else { "once" } }
                     @let planned = Some(row.slot).filter(|_| row.status == TriggerStatus::Planned);
@@ -216,7 +235,7 @@ fn triggers_table(view: &View, rows: &[TriggerRow]) -> Markup {
 fn set_form(view: &View) -> Markup {
     html! {
         details.ask {
-            summary.button { "Plan a trigger" }
+            summary.button { "Plan a trigger…" }
             div { (view.form("/schedule", &html! {
                 label for="name" { "Name" } input #name name="name" required maxlength="255" spellcheck="false";
                 label for="when" { "When" } input #when name="when" required spellcheck="false" placeholder="cron \"30 2 * * *\" tz Europe/Berlin" aria-describedby="when-hint";
@@ -262,18 +281,18 @@ fn rules_section(view: &View, rules: &[Rule]) -> Markup {
             h2 #rules { "Rules" }
             p.hint { "A rule says what runs when a trigger fires; the longest pattern that the name of the trigger begins with counts." }
             @if rules.is_empty() { p.empty { "There is no rule: every trigger fails." } } @else {
-                (table("Rules", &["Rule", "Triggers that begin with", "Runs", ""], &html! { @for rule in rules {
+                (table("Rules", &["Rule", "Triggers that begin with", "Runs", ">"], &html! { @for rule in rules {
                         tr {
                             td { (rule.identifier) }
                             td { code { (rule.pattern) } }
                             td { code { (kcp::encode(&rule.settings.words()).trim_end()) } }
-                            td { @if is_admin { (view.asking(&format!("/rules/{}/unset", percent(&rule.identifier)), "Remove", "Triggers that only this rule applies to will fail.", "danger")) } }
+                            td.right { @if is_admin { (view.asking(&format!("/rules/{}/unset", percent(&rule.identifier)), "Remove", "Triggers that only this rule applies to will fail.", "danger")) } }
                         }
                     } }))
             }
             @if is_admin {
                 details.ask {
-                    summary.button { "Set a rule" }
+                    summary.button { "Set a rule…" }
                     div { (view.form("/rules", &html! {
                         label for="rule" { "Name" } input #rule name="name" required maxlength="255" spellcheck="false";
                         label for="pattern" { "Triggers that begin with" } input #pattern name="pattern" spellcheck="false";

@@ -3,14 +3,14 @@
 use axum::extract::Query;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use batchwright::execution::SkipRecord;
+use batchwright::execution::{ExecutionId, SkipRecord};
 use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::super::access::Role;
 use super::super::body::Id;
 use super::super::{Problem, blocking};
-use super::parts::{cut, number, table};
+use super::parts::{cause, cut, number, table};
 use super::view::View;
 
 /// Rows of a page.
@@ -40,13 +40,17 @@ pub(super) async fn page(
         let shown = &skips[..skips.len().min(ROWS)];
         let content = html! {
             nav.crumbs aria-label="Path" { a href=(view.url("/executions")) { "Executions" } " / " a href=(view.url(&format!("/executions/{id}"))) { "Execution " (id) " of " (execution.job) } }
-            h1 { "Skipped records" }
-            @if shown.is_empty() { p.empty { "The execution skipped no record." } } @else {
-                p {
-                    "Records " (number(asked.from as u64 + 1)) " to " (number((asked.from + shown.len()) as u64)) ". "
-                    @if view.may(Role::Operator) && view.api.replays.is_some() { a.button href=(view.url(&format!("/executions/{id}/correct"))) { "Correct and replay" } " " }
-                    a.button download="" href=(view.url(&format!("/executions/{id}/skips.jsonl"))) { "Download as JSON lines" }
+            div.title {
+                h1 { "Skipped records" }
+                @if !shown.is_empty() {
+                    div.actions {
+                        (correct_link(view, id))
+                        a.button download="" href=(view.url(&format!("/executions/{id}/skips.jsonl"))) { "Download as JSON lines" }
+                    }
                 }
+            }
+            @if shown.is_empty() { p.empty { "The execution skipped no record." } } @else {
+                p.hint { "Records " (number(asked.from as u64 + 1)) " to " (number((asked.from + shown.len()) as u64)) "." }
                 @if view.api.replays.is_some() {
                     p.hint { "With the command: " code { "batchwright skips " (id) " --export rejected.jsonl" } ", correct the fields of " code { "record" } ", then " code { "batchwright replay " (id) " --from rejected.jsonl" } "." }
                 }
@@ -62,17 +66,32 @@ pub(super) async fn page(
     .await
 }
 
+/// The way to correct and replay the records, for those who may.
+pub(super) fn correct_link(view: &View, id: ExecutionId) -> Markup {
+    html! {
+        @if view.may(Role::Operator) && view.api.replays.is_some() {
+            a.button href=(view.url(&format!("/executions/{id}/correct"))) { "Correct and replay" }
+        }
+    }
+}
+
 pub(super) fn records(skips: &[SkipRecord]) -> Markup {
     html! {
         (table("Skipped records", &["Step", "Phase", ">Record", "Location", "Error", "Content"], &html! { @for skip in skips {
                     tr {
                         td { (skip.step) } td { (skip.phase.name()) } td.right { (number(skip.item)) }
                         td { (skip.location.as_deref().unwrap_or("")) }
-                        td { code { (skip.kind) } " " (cut(&skip.message, CONTENT_SHOWN)) }
+                        td.wide { (cause(&skip.kind, unplaced(&skip.message, skip.location.as_deref()), CONTENT_SHOWN)) }
                         td.value { @if let Some(content) = &skip.content { code { (cut(content, CONTENT_SHOWN)) } } @else { span.hint { "not kept" } } }
                     }
                 } }))
     }
+}
+
+/// Returns the message of a record without its place, which has a column of its own.
+pub(super) fn unplaced<'a>(message: &'a str, place: Option<&str>) -> &'a str {
+    let place = place.map(|place| format!(" ({place})"));
+    place.and_then(|place| message.strip_suffix(&*place)).unwrap_or(message)
 }
 
 /// Returns the records as JSON lines.

@@ -71,6 +71,20 @@ pub(super) async fn command(
     Ok(Redirect::to("/system").into_response())
 }
 
+/// Returns what people see of a check: when it is well, and when it is not.
+fn words(check: &'static str) -> (&'static str, &'static str) {
+    match check {
+        "store" => ("store answers", "store does not answer"),
+        "worker" => ("worker runs", "no worker runs"),
+        "not_ending" => ("not shutting down", "shutting down"),
+        "not_drained" => ("takes work", "drained"),
+        "scheduler" => ("scheduler fires", "scheduler does not fire"),
+        "clock" => ("clock agrees with the database", "clock is off"),
+        "plans" => ("plans are readable", "a plan is unreadable"),
+        name => (name, name),
+    }
+}
+
 fn content(
     view: &View,
     checks: &[Check],
@@ -86,8 +100,9 @@ fn content(
         section aria-labelledby="checks" {
             h2 #checks { "Checks" }
             ul.checks { @for check in checks { li {
-                @if check.ok { span.status.completed { span aria-hidden="true" { "✓" } (check.name) } }
-                @else { span.status.failed { span aria-hidden="true" { "✕" } (check.name) span.hidden { " fails" } } }
+                @let (well, ill) = words(check.name);
+                @if check.ok { span.status.completed { span aria-hidden="true" { "✓" } (well) } }
+                @else { span.status.failed { span aria-hidden="true" { "✕" } (ill) } }
             } } }
         }
         section aria-labelledby="processes" {
@@ -122,11 +137,11 @@ fn content(
         section aria-labelledby="about" {
             h2 #about { "This server" }
             dl.facts {
-                dt { "Version" } dd { (env!("CARGO_PKG_VERSION")) }
-                dt { "Store" } dd { code { (view.operator().store_id()) } }
-                dt { "Time" } dd { (super::parts::exact(view.now)) }
-                dt { "API" } dd { a href=(view.url("/docs")) { "documentation" } " · " a href=(view.url("/v1/openapi.json")) { "OpenAPI" } " · " a href=(view.url("/book")) { "book" } }
-                dt { "Feeds" } dd { a href=(view.url("/failures.atom")) { "failures (Atom)" } " · " a href=(view.url("/schedule.ics")) { "coming fires (iCal)" } }
+                div { dt { "Version" } dd { (env!("CARGO_PKG_VERSION")) } }
+                div { dt { "Store" } dd { code { (view.operator().store_id()) } } }
+                div { dt { "Time" } dd { (super::parts::exact(view.now)) } }
+                div { dt { "API" } dd { a href=(view.url("/docs")) { "documentation" } " " a href=(view.url("/v1/openapi.json")) { "OpenAPI" } " " a href=(view.url("/book")) { "book" } } }
+                div { dt { "Feeds" } dd { a href=(view.url("/failures.atom")) { "failures (Atom)" } " " a href=(view.url("/schedule.ics")) { "coming fires (iCal)" } } }
             }
             (work(view))
         }

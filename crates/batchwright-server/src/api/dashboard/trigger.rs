@@ -1,5 +1,7 @@
 //! One trigger: its plan in words, its slots, and commands.
 
+use std::sync::Arc;
+
 use axum::extract::Path;
 use axum::response::{IntoResponse, Redirect, Response};
 use batchwright::store::schedule::{TRIGGER, TriggerRow, TriggerStatus};
@@ -11,9 +13,9 @@ use super::super::access::Role;
 use super::super::schedule::slot;
 use super::form::Fields;
 use super::parts::{ago, clock, micros, trigger_status};
-use super::schedule::{ended, trigger_path};
+use super::schedule::{ended, runs, trigger_path};
 use super::view::View;
-use crate::scheduler::{Explanation, Plan, Request, explain, plan_of};
+use crate::scheduler::{Explanation, Plan, Request, Rule, Rulebook, explain, plan_of};
 
 /// Coming fires that the page lists.
 const NEXT: usize = 10;
@@ -34,13 +36,16 @@ pub(super) async fn page(view: View, Path(identifier): Path<String>) -> Result<R
     let plan = plan_of(&own).map_err(Problem::invalid)?;
     let explained =
         plan.map(|plan| explain(&identifier, &plan, &rows, view.now.as_microsecond(), NEXT));
-    let content = content(&view, &own, &rows, explained.as_ref());
+    let rules = Rulebook::new(view.api.scheduler()?.read(Request::Rules).await?.rules());
+    let content =
+        content(&view, &own, rules.find(&identifier).map(Arc::as_ref), &rows, explained.as_ref());
     Ok(view.layout(&format!("Trigger {identifier}"), &content))
 }
 
 fn content(
     view: &View,
     own: &TriggerRow,
+    rule: Option<&Rule>,
     slots: &[TriggerRow],
     explained: Option<&Explanation>,
 ) -> Markup {
@@ -51,6 +56,11 @@ fn content(
             @if view.may(Role::Operator) { div.actions { (actions(view, own)) } }
         }
         @if let Some(reason) = &own.reason { p.notice.bad { (reason) } }
+        p {
+            "Runs " (runs(view, rule))
+            @match rule { Some(rule) => { ", by rule " b { (rule.identifier) } "." }, None => ": it will fail. " }
+            @if rule.is_none() { a href=(view.url("/schedule#rules")) { "Set a rule" } "." }
+        }
         @match explained {
             None => p { "Fires once, at " (clock(micros(own.slot))) ", " (ago(micros(own.slot), view.now)) "." },
             Some(explained) => {
@@ -59,7 +69,6 @@ fn content(
                     p { (explained.rule) "." @if let Some(plan) = &own.plan { " " code { (plan) } } }
                     p.hint { "Policies: " (explained.policies) "." }
                     @if let Some(overlap) = &explained.overlap { p.notice { (overlap) } }
-                    @if view.may(Role::Operator) { (backfill_form(view, own)) }
                 }
                 section aria-labelledby="next" { h2 #next { "Next fires" } ol { @for at in &explained.next { li { (at) } } } }
                 @if !explained.clock_changes.is_empty() {
@@ -89,6 +98,7 @@ fn actions(view: &View, own: &TriggerRow) -> Markup {
         }))
         @if own.status == TriggerStatus::Planned { (view.button(&path("pause"), "Pause")) }
         @if own.status == TriggerStatus::Paused { (view.button(&path("resume"), "Resume")) }
+        @if own.plan.is_some() { (backfill_form(view, own)) }
         (view.asking(&path("unset"), "Remove", "The trigger and the record of its fires are removed; executions stay.", "danger"))
     }
 }
@@ -96,7 +106,7 @@ fn actions(view: &View, own: &TriggerRow) -> Markup {
 fn backfill_form(view: &View, own: &TriggerRow) -> Markup {
     html! {
         details.ask {
-            summary.button { "Backfill" }
+            summary.button { "Backfill…" }
             div { (view.form(&format!("{}/backfill", trigger_path(&own.key.identifier)), &html! {
                 p { "Fires for every past time of its plan between two days (in the zone of the plan, both included) for which it was not executed." }
                 label for="from" { "From" } input #from type="date" name="from" required;

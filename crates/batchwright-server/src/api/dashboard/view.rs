@@ -106,6 +106,10 @@ impl View {
     /// Returns `content` as a page.
     pub(super) fn layout(&self, title: &str, content: &Markup) -> Response {
         let first = self.path.split('/').nth(1).unwrap_or_default();
+        let first = match first {
+            "compare" | "operations" => "executions",
+            first => first,
+        };
         let is_current = |path: &str| path.trim_start_matches('/') == first;
         let markup = document(
             &self.base,
@@ -119,7 +123,7 @@ impl View {
                         }
                     }
                     div.who {
-                        button.quiet type="button" data-palette="" hidden title="Go to a page or run a command (Ctrl-K)" { "Search" kbd { "Ctrl K" } }
+                        button.quiet type="button" data-palette="" hidden title="Go to a page or run a command (Ctrl-K)" { "Go to…" kbd { "Ctrl K" } }
                         button.quiet type="button" data-theme-switch="" hidden { "Theme" }
                         @if self.caller.form_key.is_some() {
                             span title=(format!("role {}", self.caller.role)) { (self.caller.name) }
