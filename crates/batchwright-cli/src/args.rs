@@ -291,6 +291,17 @@ pub(crate) enum ScheduleCommand {
     Pause(TriggerArgs),
     /// Resume a paused trigger.
     Resume(TriggerArgs),
+    /// Skip the next time of a recurring trigger: it does not fire for that time.
+    #[command(
+        after_help = "Example: batchwright schedule skip nightly --slot 2026-12-24T02:30:00Z"
+    )]
+    Skip {
+        /// Name of the trigger.
+        identifier: String,
+        /// The time, which must be the next one. Default: the next one.
+        #[arg(long, value_name = "TIME")]
+        slot: Option<String>,
+    },
     /// Describe in words when a trigger fires, and print its next times.
     Explain {
         /// Name of a stored trigger, or `cron …` or `every …` with options.

@@ -10,8 +10,8 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::mpsc;
 
 use common::{Place, until};
-use serde_json::Value;
-use serving::{Serving, history};
+use serde_json::{Value, json};
+use serving::{Serving, ask, history};
 
 #[test]
 fn triggers_and_rules_are_kept_without_a_server() {
@@ -38,6 +38,29 @@ fn triggers_and_rules_are_kept_without_a_server() {
         let message = place.run(missing).expect(code);
         assert!(message.err.starts_with("error["), "{}", message.err);
     }
+}
+
+#[test]
+fn the_next_time_of_a_trigger_is_skipped() {
+    let place = Place::new();
+    place.run(&["schedule", "set", "yearly", "cron", "0 0 0 1 1 *"]).expect(0);
+    let next = || -> String {
+        let listed = place.run(&["schedule", "list", "--format", "json"]).expect(0).json();
+        listed["slot"].as_str().unwrap_or_else(|| panic!("{listed}")).to_owned()
+    };
+    let first = next();
+    place.run(&["schedule", "skip", "yearly", "--slot", &first]).expect(0);
+    let second = next();
+    assert!(second > first, "{second}");
+    let again = place.run(&["schedule", "skip", "yearly", "--slot", &first]).expect(2).err;
+    assert!(again.contains("only that time can be skipped"), "{again}");
+    // A server plans anew when it starts; the time stays skipped.
+    let serving = Serving::start(&place);
+    let (status, shown) = ask(&serving, "POST", "/v1/triggers/yearly/skip", Some(json!({})));
+    assert_eq!(status, 200, "{shown}");
+    let history = place.run(&["schedule", "history", "yearly"]).expect(0).out;
+    assert_eq!(history.matches("skipped by a command").count(), 2, "{history}");
+    assert!(next() > second);
 }
 
 #[test]

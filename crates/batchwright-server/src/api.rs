@@ -313,6 +313,7 @@ impl Api {
             .routes(routes!(schedule::fire))
             .routes(routes!(schedule::pause))
             .routes(routes!(schedule::resume))
+            .routes(routes!(schedule::skip))
             .routes(routes!(schedule::rules))
             .routes(routes!(schedule::rule, schedule::set_rule, schedule::unset_rule))
             .routes(routes!(progressive::open))

@@ -38,12 +38,12 @@ pub(super) fn schedule(global: &Global, command: &ScheduleCommand) -> Result<u8,
             ask(global, &[Request::Unset { identifier: args.identifier.clone() }])?;
             done(global, &args.identifier, "removed")
         }
+        ScheduleCommand::Skip { identifier, slot: text } => {
+            let slot = text.as_ref().map(slot).transpose()?;
+            let skip = Request::Skip { identifier: identifier.clone(), slot };
+            tell_one(global, ask(global, &[skip, Request::Get { identifier: identifier.clone() }])?)
+        }
         ScheduleCommand::Fire { identifier, slots } => {
-            let slot = |text: &String| match When::parse(text) {
-                Ok(When::At(at)) => Ok(at),
-                Ok(When::Recurring(_)) => Err(CliError::Usage(format!("`{text}` is no time"))),
-                Err(problem) => Err(CliError::Usage(format!("--slot: {problem}"))),
-            };
             let slots = slots.iter().map(slot).collect::<Result<_, _>>()?;
             ask(global, &[Request::Fire { identifier: identifier.clone(), slots }])?;
             done(global, identifier, "fires now")
@@ -83,6 +83,14 @@ pub(super) fn schedule(global: &Global, command: &ScheduleCommand) -> Result<u8,
             tell_explanation(global, words, now, count)
         }
         ScheduleCommand::ImportKairoi { folder } => import(global, folder),
+    }
+}
+
+fn slot(text: &String) -> Result<i64, CliError> {
+    match When::parse(text) {
+        Ok(When::At(at)) => Ok(at),
+        Ok(When::Recurring(_)) => Err(CliError::Usage(format!("`{text}` is no time"))),
+        Err(problem) => Err(CliError::Usage(format!("--slot: {problem}"))),
     }
 }
 

@@ -275,6 +275,31 @@ pub(super) async fn resume(
     get(&api, id).await
 }
 
+/// The body of a skip.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct SkipBody {
+    /// The time that is skipped, which must be the next one, so that a repeated request skips no second one. Without it: the
+    /// next one.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    slot: Option<String>,
+}
+
+/// Skips the next time of a recurring trigger: it does not fire for that time, which its history records.
+#[utoipa::path(post, path = "/v1/triggers/{id}/skip", operation_id = "skip_trigger", tag = "schedule",
+    params(("id" = String, Path)), request_body = Option<SkipBody>, responses((status = 200, body = TriggerView)))]
+pub(super) async fn skip(
+    State(api): State<Api>,
+    caller: Caller,
+    _: NoQuery,
+    Path(id): Path<String>,
+    Body(body): Body<SkipBody>,
+) -> Result<Response, Problem> {
+    let slot = body.slot.as_deref().map(slot).transpose()?;
+    api.command(&caller, Request::Skip { identifier: id.clone(), slot }).await?;
+    get(&api, id).await
+}
+
 /// A rule: the runner of the triggers whose names begin with a pattern.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct RuleView {

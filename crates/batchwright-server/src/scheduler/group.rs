@@ -143,6 +143,7 @@ impl<'u, 's> Group<'u, 's> {
             | Request::Unset { identifier }
             | Request::Pause { identifier }
             | Request::Resume { identifier }
+            | Request::Skip { identifier, .. }
             | Request::Get { identifier }
             | Request::Fire { identifier, .. } => Some(TriggerKey::of(identifier)),
             _ => None,
@@ -259,6 +260,9 @@ impl<'u, 's> Group<'u, 's> {
                 self.change(identifier, |row, _| trigger::pause(row).map(|row| vec![row]))
             }
             Request::Resume { identifier } => self.change(identifier, trigger::resume),
+            Request::Skip { identifier, slot } => {
+                self.change(identifier, |row, now| trigger::skip(row, *slot, now))
+            }
             Request::Get { identifier } => match self.known(&TriggerKey::of(identifier)) {
                 Some(row) => Ok(Answer::Triggers(vec![row])),
                 None => Err(Refused::no_trigger(identifier)),

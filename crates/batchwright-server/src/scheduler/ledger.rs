@@ -573,7 +573,12 @@ impl Ledger {
         let mut planned = Vec::new();
         for row in rows {
             let Ok(Some(plan)) = trigger::plan_of(&row) else { continue };
-            if let Some(row) = trigger::replanned(row, &plan, now) {
+            // Few triggers need their slots to be read.
+            if trigger::replanned(row.clone(), &plan, &[], now).is_none() {
+                continue;
+            }
+            let known = tx.slots(&row.key.identifier)?;
+            if let Some(row) = trigger::replanned(row, &plan, &known, now) {
                 tracing::info!(
                     trigger = row.key.identifier,
                     slot = time::show(row.slot),

@@ -44,6 +44,13 @@ pub enum Request {
         /// Name of the trigger.
         identifier: String,
     },
+    /// Skip the next time of a recurring trigger: it does not fire for that time.
+    Skip {
+        /// Name of the trigger.
+        identifier: String,
+        /// The time, in microseconds since 1970, which must be the next one; `None` for whichever is the next one.
+        slot: Option<Micros>,
+    },
     /// Get one trigger.
     Get {
         /// Name of the trigger.
@@ -137,6 +144,9 @@ impl Request {
             Self::Unset { identifier } => ("unset", "trigger", identifier, None),
             Self::Pause { identifier } => ("pause", "trigger", identifier, None),
             Self::Resume { identifier } => ("resume", "trigger", identifier, None),
+            Self::Skip { identifier, slot } => {
+                ("skip", "trigger", identifier, slot.map(time::show))
+            }
             Self::SetRule { identifier, pattern, settings } => {
                 let runner = crate::message::line(&settings.words());
                 let detail = format!("triggers that begin with `{pattern}`: {}", runner.trim_end());
@@ -167,6 +177,7 @@ impl Request {
             Self::Unset { identifier }
             | Self::Pause { identifier }
             | Self::Resume { identifier }
+            | Self::Skip { identifier, .. }
             | Self::Get { identifier }
             | Self::Fire { identifier, .. }
             | Self::History { identifier } => Err(Refused::no_trigger(identifier)),

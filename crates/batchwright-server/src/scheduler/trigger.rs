@@ -248,6 +248,32 @@ pub(super) fn resume(mut row: TriggerRow, now: Micros) -> Result<Vec<TriggerRow>
     Ok(rows)
 }
 
+/// Returns the rows after a skip of the next time, which must be `slot` if that is given: a skipped row records it.
+pub(super) fn skip(
+    mut row: TriggerRow,
+    slot: Option<Micros>,
+    now: Micros,
+) -> Result<Vec<TriggerRow>, Refused> {
+    let (identifier, next) = (row.key.identifier.clone(), row.slot);
+    let refused =
+        |reason: String| Err(Refused::invalid(format!("trigger `{identifier}` {reason}")));
+    let Some(plan) = plan_of(&row).map_err(Refused::invalid)? else {
+        return refused("fires once and has no next time to skip; pause or remove it".to_owned());
+    };
+    if row.status != TriggerStatus::Planned {
+        return refused(format!("is {}, so that it has no next time to skip", row.status));
+    }
+    if slot.is_some_and(|slot| slot != next) {
+        return refused(format!(
+            "fires next for {}; only that time can be skipped",
+            time::show(next)
+        ));
+    }
+    let row_of_slot = skipped(&identifier, next, now, "skipped by a command".to_owned());
+    move_on(&mut row, &plan, plan.next(next), now);
+    Ok(vec![row_of_slot, row])
+}
+
 /// Returns the plan of a trigger; `None` for one that fires once.
 ///
 /// # Errors
@@ -303,14 +329,27 @@ pub(super) fn unparsable(mut row: TriggerRow, problem: &str, now: Micros) -> Tri
 
 /// Returns the row of a recurring trigger with the slot that its plan has now; `None` when it has that slot.
 /// The stored slot may be wrong after a clock that was ahead or a change of the zone's rules. A slot that
-/// fired does not fire again, because its own row stays.
-pub(super) fn replanned(mut row: TriggerRow, plan: &Plan, now: Micros) -> Option<TriggerRow> {
+/// fired does not fire again, because its own row stays. `known` are the slots with rows of their own: one that a command has
+/// skipped or fired before its time is not the next one.
+pub(super) fn replanned(
+    mut row: TriggerRow,
+    plan: &Plan,
+    known: &[TriggerRow],
+    now: Micros,
+) -> Option<TriggerRow> {
     let waits = row.status == TriggerStatus::Planned;
     // A due slot, or one delayed by its jitter, is left to the claim.
     if waits && row.slot <= now {
         return None;
     }
-    let next = plan.next(now)?;
+    let is_decided = |slot: Micros| {
+        let known = known.iter().find(|one| one.key.occurrence == slot);
+        known.is_some_and(|one| one.ended_at.is_some_and(|ended| ended < slot))
+    };
+    let mut next = plan.next(now)?;
+    while is_decided(next) {
+        next = plan.next(next)?;
+    }
     if waits && next == row.slot {
         return None;
     }

@@ -120,7 +120,7 @@ impl Statements {
                  AND status IN ('planned', 'failed') AND identifier > ?1 ORDER BY identifier LIMIT ?2{lock}",
             ),
             forget_future: sql(
-                "DELETE FROM {t} WHERE identifier = ?1 AND occurrence > ?2 AND due IS NULL AND ended_at IS NOT NULL \
+                "DELETE FROM {t} WHERE identifier = ?1 AND occurrence > ?2 AND due IS NULL AND ended_at >= occurrence \
                  AND (status = 'skipped' OR occurrence > ?3)",
             ),
             reset_late_retries: sql("UPDATE {t} SET due = ?1, version = version + 1 \

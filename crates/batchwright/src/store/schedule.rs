@@ -239,9 +239,9 @@ pub trait ScheduleTransaction {
     /// name.
     fn recurring(&mut self, after: &str, limit: usize) -> StoreResult<Vec<TriggerRow>>;
 
-    /// Removes ended slots of `identifier` after `now`, which can only come from a clock that was ahead. A
-    /// fired slot within the next hour is kept, so that nothing fires twice when the clock is set back a
-    /// little.
+    /// Removes slots of `identifier` after `now` that ended at their times or later, which can only come from a clock that was
+    /// ahead. A fired slot within the next hour is kept, so that nothing fires twice when the clock is set back a
+    /// little. A slot that ended before its time was skipped, or fired, by a command, and is kept.
     fn forget_future_slots(&mut self, identifier: &str, now: i64) -> StoreResult<()>;
 
     /// Makes each retry that is due after `latest` due at `now`. Only a clock that was ahead produces such a

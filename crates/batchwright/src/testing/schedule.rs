@@ -175,14 +175,16 @@ fn slots_and_recurring_triggers_are_found_and_forgotten(store: &mut dyn Schedule
     let slot = |at: i64, status| TriggerRow {
         status,
         due: None,
-        ended_at: Some(1),
+        ended_at: Some(at),
         ..TriggerRow::planned(TriggerKey::of_slot("a", at), at)
     };
+    let early = |at: i64, status| TriggerRow { ended_at: Some(1), ..slot(at, status) };
     let recurring = TriggerRow { plan: Some("every 1s".to_owned()), ..planned("a", 5) };
     let retry = TriggerRow { due: Some(900), ..planned("retry", 5) };
     let (skipped, executed) = (TriggerStatus::Skipped, TriggerStatus::Executed);
     save(store, &[recurring, retry, planned("once", 5), slot(10, executed), slot(20, skipped)]);
     save(store, &[slot(30, executed), slot(30 + 2 * HOUR, executed)]);
+    save(store, &[early(31, skipped), early(31 + 2 * HOUR, executed)]);
     let mut tx = store.begin().unwrap();
     let names = |rows: Vec<TriggerRow>| -> Vec<String> {
         rows.into_iter().map(|row| row.key.identifier).collect()
@@ -193,9 +195,14 @@ fn slots_and_recurring_triggers_are_found_and_forgotten(store: &mut dyn Schedule
     let slots = |tx: &mut dyn ScheduleTransaction| -> Vec<i64> {
         tx.slots("a").unwrap().into_iter().map(|row| row.key.occurrence).collect()
     };
-    assert_eq!(slots(&mut *tx), [10, 30], "a fired slot within the next hour is kept");
+    let kept = [10, 30, 31, 31 + 2 * HOUR];
+    assert_eq!(
+        slots(&mut *tx),
+        kept,
+        "a fired slot within the next hour, and what a command has decided"
+    );
     tx.forget_slots("a", 30).unwrap();
-    assert_eq!(slots(&mut *tx), [30]);
+    assert_eq!(slots(&mut *tx), kept[1..]);
     tx.reset_late_retries(50, 100).unwrap();
     let found = tx.triggers(&[TriggerKey::of("retry")]).unwrap();
     assert_eq!((found[0].due, found[0].version), (Some(50), 2));

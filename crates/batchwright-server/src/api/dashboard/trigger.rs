@@ -12,7 +12,7 @@ use super::super::Problem;
 use super::super::access::Role;
 use super::super::schedule::slot;
 use super::form::Fields;
-use super::parts::{ago, clock, micros, trigger_status};
+use super::parts::{ago, clock, exact, micros, trigger_status};
 use super::schedule::{ended, runs, trigger_path};
 use super::view::View;
 use crate::scheduler::{Explanation, Plan, Request, Rule, Rulebook, explain, plan_of};
@@ -96,7 +96,16 @@ fn actions(view: &View, own: &TriggerRow) -> Markup {
             @if own.plan.is_some() { input type="hidden" name="slot" value=(view.now); }
             button { "Fire now" }
         }))
-        @if own.status == TriggerStatus::Planned { (view.button(&path("pause"), "Pause")) }
+        @if own.status == TriggerStatus::Planned {
+            (view.button(&path("pause"), "Pause"))
+            @if own.plan.is_some() {
+                (view.form(&path("skip"), &html! {
+                    // The time that the person sees, so that a form that is sent twice skips one.
+                    input type="hidden" name="slot" value=(micros(own.slot));
+                    button title=(format!("It does not fire for {}", exact(micros(own.slot)))) { "Skip next" }
+                }))
+            }
+        }
         @if own.status == TriggerStatus::Paused { (view.button(&path("resume"), "Resume")) }
         @if own.plan.is_some() { (backfill_form(view, own)) }
         (view.asking(&path("unset"), "Remove", "The trigger and the record of its fires are removed; executions stay.", "danger"))
@@ -127,6 +136,7 @@ pub(super) async fn command(
     let request = match &*verb {
         "pause" => Request::Pause { identifier },
         "resume" => Request::Resume { identifier },
+        "skip" => Request::Skip { identifier, slot: Some(slot(fields.text("slot"))?) },
         "unset" => Request::Unset { identifier },
         "fire" => {
             let slots = fields.all("slot").map(slot).collect::<Result<_, _>>()?;

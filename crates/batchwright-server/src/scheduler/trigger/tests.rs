@@ -246,6 +246,29 @@ fn slots_that_passed_during_a_pause_are_told() {
 }
 
 #[test]
+fn a_skipped_time_does_not_fire_and_does_not_become_the_next_one_again() {
+    let text = "every 1m from 1970-01-01T00:00:00Z";
+    let mut trigger = row(TriggerStatus::Planned);
+    (trigger.slot, trigger.plan) = (NOW + MINUTE, Some(text.to_owned()));
+    let late = skip(trigger.clone(), Some(NOW + 2 * MINUTE), NOW).unwrap_err();
+    assert!(late.message.contains("only that time can be skipped"), "{}", late.message);
+    let rows = skip(trigger.clone(), None, NOW).unwrap();
+    assert_eq!(skip(trigger.clone(), Some(NOW + MINUTE), NOW).unwrap(), rows);
+    let [skipped, next] = &rows[..] else { panic!("{rows:?}") };
+    assert_eq!((skipped.status, skipped.slot), (TriggerStatus::Skipped, NOW + MINUTE));
+    assert_eq!((next.status, next.slot), (TriggerStatus::Planned, NOW + 2 * MINUTE));
+    let plan = plan(text);
+    let known = std::slice::from_ref(skipped);
+    assert_eq!(replanned(next.clone(), &plan, known, NOW), None);
+    // Where the trigger reaches it nevertheless, it does not fire.
+    let decided = slots(trigger, &plan, known, NOW + MINUTE, Duration::from_secs(60));
+    assert_eq!((decided.fire.len(), decided.rows.len()), (0, 1));
+    let once = TriggerRow::planned(TriggerKey::of("once"), NOW + MINUTE);
+    assert!(skip(once, None, NOW).unwrap_err().message.contains("fires once"));
+    assert!(skip(row(TriggerStatus::Paused), None, NOW).is_err());
+}
+
+#[test]
 fn what_is_deferred_comes_back_later_the_longer_it_waits() {
     assert_eq!(deferred_until(NOW, NOW) - NOW, 1_000_000);
     assert_eq!(deferred_until(NOW - 100 * MINUTE, NOW) - NOW, 30_000_000);
@@ -257,15 +280,19 @@ fn a_slot_that_only_a_wrong_clock_could_reach_is_planned_anew() {
     let far = 10 * 365 * 24 * 60 * MINUTE;
     let waiting = |slot| TriggerRow::planned(TriggerKey::of("a"), slot);
     let next = hourly.next(MINUTE).unwrap();
-    assert_eq!(replanned(waiting(far), &hourly, MINUTE).map(|row| row.slot), Some(next));
+    assert_eq!(replanned(waiting(far), &hourly, &[], MINUTE).map(|row| row.slot), Some(next));
     assert_eq!(
-        replanned(waiting(next), &hourly, MINUTE),
+        replanned(waiting(next), &hourly, &[], MINUTE),
         None,
         "it has the slot that it should have"
     );
-    assert_eq!(replanned(waiting(0), &hourly, MINUTE), None, "a due slot is left to the claim");
+    assert_eq!(
+        replanned(waiting(0), &hourly, &[], MINUTE),
+        None,
+        "a due slot is left to the claim"
+    );
     let failed = fail_row(waiting(far));
-    let mended = replanned(failed, &hourly, MINUTE).unwrap();
+    let mended = replanned(failed, &hourly, &[], MINUTE).unwrap();
     assert_eq!((mended.status, mended.slot, mended.reason), (TriggerStatus::Planned, next, None));
 }
 

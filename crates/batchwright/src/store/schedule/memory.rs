@@ -131,7 +131,8 @@ impl ScheduleTransaction for Transaction<'_> {
         self.state().triggers.retain(|key, row| {
             let is_skipped = row.status == TriggerStatus::Skipped;
             let is_future = key.occurrence > now && (is_skipped || key.occurrence > now + HOUR);
-            !(key.identifier == identifier && is_future && has_ended(row))
+            let is_after = has_ended(row) && row.ended_at >= Some(key.occurrence);
+            !(key.identifier == identifier && is_future && is_after)
         });
         Ok(())
     }
