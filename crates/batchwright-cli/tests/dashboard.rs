@@ -117,9 +117,10 @@ fn a_skipped_record_is_corrected_and_replayed() {
 fn a_server_is_drained_and_begins_work_again() {
     let Some(page) = Dashboard::start() else { return };
     page.settled();
-    page.open("/system");
-    page.command("/system/drain");
+    page.open("/workers");
+    page.command("/workers/drain");
     page.until_text("Nothing runs any more; the process can be ended.");
+    page.open("/system");
     assert!(page.browser.has(".checks .failed"), "the check of readiness fails");
     page.open("/jobs/load-orders");
     page.browser.fill("[name=\"p.trigger\"]", "while-drained");
@@ -127,8 +128,9 @@ fn a_server_is_drained_and_begins_work_again() {
     page.browser.click("form[data-launch] button");
     page.until_status("Starting");
     let waiting = page.path();
-    page.open("/system");
-    page.command("/system/resume");
+    page.open("/workers");
+    assert!(page.text().contains("this server is drained and begins nothing"), "{}", page.text());
+    page.command("/workers/resume");
     page.open(&waiting);
     page.until_status("Completed");
     page.open("/audit");
@@ -186,6 +188,8 @@ fn a_schedule_is_set_paused_fired_and_backfilled() {
     page.until_text("Paused");
     page.command("/resume");
     page.until_text("Planned");
+    page.command("/skip");
+    page.until_text("skipped by a command");
     page.mark();
     page.command("/fire");
     until("the trigger was executed", || {
@@ -217,6 +221,53 @@ fn a_schedule_is_set_paused_fired_and_backfilled() {
     set("#to", "2026-11-03");
     page.browser.click("details:has(#from) form button");
     page.until_text("no time between these days");
+}
+
+/// Opens a progressive execution, has one slice of its first lane done, and returns its number.
+fn open_progressive(page: &Dashboard) -> i64 {
+    let opened = page.browser.run(
+        "const headers = {'content-type': 'application/json'};
+        const post = async (path, body) =>
+            (await fetch(path, {method: 'POST', headers, body: JSON.stringify(body)})).json();
+        const opened = await post('/v1/progressive/rate-customers', {target_ms: 100, parameters: {count: 5000000}});
+        const lane = opened.lanes[0].id;
+        await post(`/v1/executions/${opened.execution}/lanes/${lane}/slices`, {seq: 1});
+        return opened.execution",
+    );
+    opened.as_i64().unwrap_or_else(|| panic!("{opened}"))
+}
+
+#[test]
+fn a_progressive_execution_is_followed_from_slice_to_slice() {
+    let Some(page) = Dashboard::start() else { return };
+    page.settled();
+    page.open("/progressive");
+    page.until_text("None is open.");
+    let id = open_progressive(&page);
+    // The page follows the execution without being loaded again.
+    page.until_text("rate-customers");
+    page.until_text("driven by clients");
+    page.browser.click(&format!("main a[href$=\"/executions/{id}\"]"));
+    page.until_text("waits for a request");
+    assert!(page.browser.has("meter"), "how long the slice took beside its target");
+    page.command("/stop");
+    page.until_status("Stopped");
+    page.is_quiet();
+}
+
+#[test]
+fn a_search_is_kept_and_forgotten() {
+    let Some(page) = Dashboard::start() else { return };
+    page.open("/executions?q=job:load-orders");
+    page.browser.click("[data-keep]");
+    page.open("/executions");
+    until("the search is among the others", || page.text().contains("job:load-orders"));
+    page.browser.click(".views a:last-of-type");
+    page.until_path("/executions?q=job%3Aload-orders");
+    page.browser.click("[data-keep]");
+    page.open("/executions");
+    assert!(!page.browser.text(".views").contains("load-orders"));
+    page.is_quiet();
 }
 
 #[test]
@@ -409,6 +460,8 @@ fn pages_are_read_without_scripts_and_used_with_keys_alone() {
         ("/jobs", "month-end"),
         ("/schedule", "orders-daily"),
         ("/audit", "start"),
+        ("/progressive", "Progressive executions"),
+        ("/workers", "Processes that run executions"),
         ("/system", "Checks"),
     ] {
         page.open(path);
@@ -426,7 +479,7 @@ fn pages_are_read_without_scripts_and_used_with_keys_alone() {
 }
 
 /// The pages, with the names of their pictures in the book.
-const PAGES: [(&str, &str); 12] = [
+const PAGES: [(&str, &str); 14] = [
     ("overview", "/"),
     ("executions", "/executions"),
     ("execution", "/executions/1"),
@@ -437,6 +490,8 @@ const PAGES: [(&str, &str); 12] = [
     ("job", "/jobs/load-orders"),
     ("schedule", "/schedule"),
     ("trigger", "/schedule/orders-daily"),
+    ("progressive", "/progressive"),
+    ("workers", "/workers"),
     ("audit", "/audit"),
     ("system", "/system"),
 ];
@@ -482,6 +537,7 @@ fn every_page_is_accessible_light_and_dark_on_a_phone_and_on_a_desk() {
     let axe = std::fs::read_to_string(axe).unwrap();
     let Some(page) = Dashboard::start() else { return };
     page.settled();
+    let progressive = format!("/executions/{}", open_progressive(&page));
     for (name, path) in PAGES {
         check(&page, &axe, name, path);
     }
@@ -497,6 +553,7 @@ fn every_page_is_accessible_light_and_dark_on_a_phone_and_on_a_desk() {
         ("jobs", "/jobs"),
         ("sign-in", "/sign-in"),
         ("operation", &*operation),
+        ("a progressive execution", &*progressive),
         ("nothing found", "/executions?q=job:none"),
         ("an error", "/executions/999"),
         ("a chapter of the book", "/book"),

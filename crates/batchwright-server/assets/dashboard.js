@@ -31,6 +31,35 @@
     }
   };
 
+  // ---- searches that this browser keeps
+  const keptSearches = () => {
+    try { return JSON.parse(localStorage.getItem('batchwright-searches') || '[]').filter((it) => typeof it === 'string').slice(0, 20); } catch { return []; }
+  };
+  const showSearches = (root) => {
+    const views = root.querySelector('nav.views');
+    if (!views) return;
+    const words = (new URLSearchParams(location.search).get('q') || '').trim(), kept = keptSearches();
+    const isGiven = Boolean(views.querySelector('[aria-current]'));
+    for (const search of kept) {
+      const link = Object.assign(document.createElement('a'), { textContent: search, href: `${base}/executions?q=${encodeURIComponent(search)}` });
+      if (search === words) link.setAttribute('aria-current', 'true');
+      views.append(link);
+    }
+    if (words && !isGiven) {
+      const button = Object.assign(document.createElement('button'), { type: 'button', textContent: kept.includes(words) ? 'Forget this search' : 'Keep this search' });
+      button.dataset.keep = words;
+      views.append(button);
+    }
+  };
+  document.addEventListener('click', (event) => {
+    const words = event.target.dataset && event.target.dataset.keep;
+    if (!words) return;
+    const kept = keptSearches();
+    const changed = kept.includes(words) ? kept.filter((it) => it !== words) : [...kept, words];
+    try { localStorage.setItem('batchwright-searches', JSON.stringify(changed)); } catch { /* without storage nothing is kept */ }
+    location.reload();
+  });
+
   // ---- live pages: the page is fetched again after a change, and only what differs is replaced
   const keyOf = (node) => node.nodeType === 1 ? `${node.tagName}#${node.id}` : `${node.nodeType}`;
   const morph = (old, fresh) => {
@@ -89,6 +118,7 @@
             form.replaceWith(known.cloneNode(true));
           }
           showTimes(fresh);
+          showSearches(fresh);
           morph(main, fresh);
           showCommand();
         }
@@ -124,6 +154,7 @@
     }, 500);
   }
   showTimes(document);
+  showSearches(document);
 
   // ---- the theme
   const themes = ['', 'light', 'dark'];

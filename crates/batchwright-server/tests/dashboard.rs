@@ -99,6 +99,8 @@ fn pages() -> Vec<String> {
         "/schedule",
         "/audit",
         "/system",
+        "/progressive",
+        "/workers",
         "/failures.atom",
         "/schedule.ics",
     ];
@@ -142,6 +144,8 @@ async fn under_a_path_every_address_begins_with_it() {
             "/jobs/many",
             "/schedule",
             "/system",
+            "/progressive",
+            "/workers",
             "/executions/99",
         ] {
             let page = get(&app, &format!("/deep/batch{path}")).await;

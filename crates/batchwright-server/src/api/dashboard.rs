@@ -16,12 +16,14 @@ mod operation;
 mod outcomes;
 mod overview;
 mod parts;
+mod progressive;
 mod schedule;
 mod sign_in;
 mod skips;
 mod system;
 mod trigger;
 mod view;
+mod workers;
 
 use axum::Router;
 use axum::extract::Request;
@@ -67,7 +69,9 @@ pub(super) fn routes() -> Router<Api> {
         .route("/rules/{id}/unset", post(schedule::unset_rule))
         .route("/audit", get(audit::page))
         .route("/system", get(system::page))
-        .route("/system/{verb}", post(system::command))
+        .route("/progressive", get(progressive::page))
+        .route("/workers", get(workers::page))
+        .route("/workers/{verb}", post(workers::command))
         .route("/failures.atom", get(feeds::failures))
         .route("/schedule.ics", get(feeds::calendar))
         .route("/sign-in", get(sign_in::page).post(sign_in::sign_in))

@@ -6,7 +6,7 @@ use batchwright::query::OutcomeCount;
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
-use super::parts::{count_of, cut, duration, exact, number, seconds, status_words};
+use super::parts::{count_of, cut, duration, exact, number, seconds, status_words, totals};
 use super::view::View;
 
 /// Draws the outcomes of `periods` equal periods that begin with `since`.
@@ -77,48 +77,79 @@ fn stacked<'a>(
     parts
 }
 
-/// Draws how long the executions of a job took, the oldest first, with the band between the middle and the 95th percentile.
-pub(super) fn trend(view: &View, executions: &[ExecutionSummary]) -> Markup {
+/// What a chart of a job's executions measures.
+#[derive(Clone, Copy)]
+pub(super) enum Measure {
+    /// How long they took.
+    Duration,
+    /// How many items they have written.
+    Written,
+}
+
+impl Measure {
+    fn of(self, one: &ExecutionSummary) -> Option<f64> {
+        match self {
+            Self::Duration => Some(seconds(one.started_at?, one.ended_at?)),
+            #[expect(clippy::cast_precision_loss, reason = "a picture")]
+            Self::Written => one.ended_at.map(|_| totals(&one.steps).0 as f64),
+        }
+    }
+
+    fn shown(self, value: f64) -> String {
+        match self {
+            Self::Duration => duration(value),
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "it was a count"
+            )]
+            Self::Written => format!("{} items", number(value as u64)),
+        }
+    }
+}
+
+/// Draws a measure of the executions of a job, the oldest first, with the band between the middle and the 95th percentile.
+pub(super) fn trend(view: &View, executions: &[ExecutionSummary], measure: Measure) -> Markup {
     const WIDTH: f64 = 720.0;
     const HEIGHT: f64 = 120.0;
-    let ended: Vec<(&ExecutionSummary, f64)> = executions
-        .iter()
-        .rev()
-        .filter_map(|one| Some((one, seconds(one.started_at?, one.ended_at?))))
-        .collect();
-    let mut sorted: Vec<f64> = ended
-        .iter()
-        .filter(|(one, _)| one.status == BatchStatus::Completed)
-        .map(|(_, took)| *took)
-        .collect();
+    let ended: Vec<(&ExecutionSummary, f64)> =
+        executions.iter().rev().filter_map(|one| Some((one, measure.of(one)?))).collect();
+    let completed = ended.iter().filter(|(one, _)| one.status == BatchStatus::Completed);
+    let mut sorted: Vec<f64> = completed.map(|(_, value)| *value).collect();
     sorted.sort_by(f64::total_cmp);
-    let longest = ended.iter().map(|(_, took)| *took).fold(0.001, f64::max);
-    let level = |took: f64| HEIGHT - 6.0 - took / longest * (HEIGHT - 14.0);
+    let highest = ended.iter().map(|(_, value)| *value).fold(0.0, f64::max);
+    let level = |value: f64| HEIGHT - 6.0 - value / highest.max(0.001) * (HEIGHT - 14.0);
     #[expect(clippy::cast_precision_loss, reason = "a picture")]
     let step = WIDTH / ended.len().max(1) as f64;
     let (middle, high) = (quantile(&sorted, 0.5), quantile(&sorted, 0.95));
+    let shown = |value: f64| measure.shown(value);
+    let label = match measure {
+        Measure::Duration => "durations",
+        Measure::Written => "written items",
+    };
     html! {
         @if ended.is_empty() { p.empty { "No execution has ended yet." } }
         @else {
             svg.trend viewBox=(format!("0 0 {WIDTH:.0} {HEIGHT:.0}")) preserveAspectRatio="none" role="group"
-                aria-label=(format!("durations of the last {}, half of the completed ones at most {}", count_of(ended.len(), "execution"), duration(middle))) {
+                aria-label=(format!("{label} of the last {}, half of the completed ones at most {}", count_of(ended.len(), "execution"), shown(middle))) {
                 @if !sorted.is_empty() {
                     rect.band x="0" y=(format!("{:.1}", level(high))) width=(WIDTH) height=(format!("{:.1}", (level(middle) - level(high)).max(1.0))) {}
                 }
-                @for (index, (execution, took)) in ended.iter().enumerate() {
+                @for (index, (execution, value)) in ended.iter().enumerate() {
                     @let (class, _, word) = status_words(execution.status, execution.stale);
-                    a href=(view.url(&format!("/executions/{}", execution.id))) aria-label=(format!("execution {} {word} in {}", execution.id, duration(*took))) {
-                        rect.bar.(class) x=(format!("{:.1}", at(index, step))) y=(format!("{:.1}", level(*took))) width=(format!("{:.1}", (step - 2.0).clamp(1.0, 24.0)))
-                            height=(format!("{:.1}", HEIGHT - 6.0 - level(*took))) {
-                            title { (execution.id) " " (word) " in " (duration(*took)) }
+                    @let named = format!("{} {word}, {}", execution.id, shown(*value));
+                    a href=(view.url(&format!("/executions/{}", execution.id))) aria-label=(format!("execution {named}")) {
+                        rect.bar.(class) x=(format!("{:.1}", at(index, step))) y=(format!("{:.1}", level(*value).min(HEIGHT - 7.0))) width=(format!("{:.1}", (step - 2.0).clamp(1.0, 24.0)))
+                            height=(format!("{:.1}", (HEIGHT - 6.0 - level(*value)).max(1.0))) {
+                            title { (named) }
                         }
                     }
                 }
             }
             p.hint {
-                "The longest took " b { (duration(longest)) } "."
+                "At most " b { (shown(highest)) } "."
                 // Fewer have no half.
-                @if sorted.len() > 2 { " Half of the completed ones took at most " b { (duration(middle)) } ", 95 % at most " b { (duration(high)) } "." }
+                @if sorted.len() > 2 { " Half of the completed ones: at most " b { (shown(middle)) } ", 95 %: at most " b { (shown(high)) } "." }
             }
         }
     }

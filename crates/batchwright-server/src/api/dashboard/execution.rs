@@ -11,7 +11,6 @@ use batchwright::event::Event;
 use batchwright::execution::{
     ExecutionId, ExecutionSummary, Failure, JobExecution, SkipRecord, StepExecution, StepSummary,
 };
-use batchwright::progressive::UnitProgress;
 use batchwright::query::{ExecutionFilter, Queries};
 use maud::{Markup, html};
 
@@ -23,6 +22,7 @@ use super::form::Fields;
 use super::parts::{
     ago, clock, cut, duration, job_path, number, prose, seconds, status, table, totals,
 };
+use super::progressive::Progress;
 use super::view::View;
 use super::{chart, parts, skips};
 
@@ -49,8 +49,8 @@ struct Facts {
     attempts: Vec<JobExecution>,
     skips: Vec<SkipRecord>,
     events: Vec<Event>,
-    /// The units of a progressive execution without an owner's token.
-    units: Option<UnitProgress>,
+    /// Of a progressive execution without an owner's token.
+    progressive: Option<Progress>,
     /// How long the last execution of the job took that completed.
     usual: Option<f64>,
 }
@@ -75,8 +75,8 @@ impl Facts {
                 .and_then(|one| Some(seconds(one.started_at?, one.ended_at?))),
             false => None,
         };
-        let units = view.operator().progressive().units_progress(id, None).ok();
-        Ok(Self { row, summary, all_steps, attempts, skips, events, units, usual })
+        let progressive = Progress::read(view, id);
+        Ok(Self { row, summary, all_steps, attempts, skips, events, progressive, usual })
     }
 }
 
@@ -148,7 +148,7 @@ fn content(view: &View, facts: &Facts) -> Markup {
             @if let Some(owner) = &one.owner { div { dt { "Runs in" } dd { code { (owner) } } } }
             @if let Some(fingerprint) = &facts.row.fingerprint { div { dt { "Definition" } dd { code title=(fingerprint) { (cut(fingerprint, 12)) } } } }
         }
-        @if let Some(units) = &facts.units { (units_section(units, one.status.is_running())) }
+        @if let Some(progress) = &facts.progressive { (progress.section(view)) }
         section.wide aria-labelledby="times" {
             h2 #times { "Steps" }
             (chart::gantt(one, facts.all_steps.len() == one.steps.len(), view.now))
@@ -270,23 +270,6 @@ fn steps(one: &ExecutionSummary, view: &View) -> Markup {
                     td { code { (step.exit.code) } }
                 }
             } }))
-        }
-    }
-}
-
-/// How far a progressive execution has come, by any process that carries it forward.
-fn units_section(units: &UnitProgress, is_running: bool) -> Markup {
-    let ended = units.units_done + units.units_failed;
-    html! {
-        section aria-labelledby="units" {
-            h2 #units { "Units" }
-            p.progress {
-                @if let Some(total) = units.units_total { progress value=(ended) max=(total.max(1)) aria-label="Share of units that ended" {} (number(ended)) " of " (number(total)) }
-                @else { (number(ended)) " of an unknown number" }
-                @if units.units_failed > 0 { ", " (number(units.units_failed)) " failed" }
-                @if is_running && units.units_per_second > 0.0 { span.figures { " " (units.units_per_second) " a second" } }
-                @if let Some(eta) = units.eta_ms { span.hint { " about " (duration(std::time::Duration::from_millis(eta).as_secs_f64())) " left, by the speed of the lanes" } }
-            }
         }
     }
 }

@@ -21,6 +21,7 @@ use super::super::access::Role;
 use super::super::idempotency;
 use super::super::page::percent;
 use super::super::session::random_word;
+use super::chart::Measure;
 use super::form::Fields;
 use super::parts::{cut, executions, job_path, number, table};
 use super::view::View;
@@ -118,7 +119,10 @@ fn content(
                 }
             }
         }
-        section.wide aria-labelledby="durations" { h2 #durations { "Durations" } (chart::trend(view, list)) }
+        div.beside {
+            section aria-labelledby="durations" { h2 #durations { "Durations" } (chart::trend(view, list, Measure::Duration)) }
+            section aria-labelledby="counts" { h2 #counts { "Written items" } (chart::trend(view, list, Measure::Written)) }
+        }
         section aria-labelledby="newest" {
             h2 #newest { "Newest executions" }
             @if list.is_empty() { p.empty { "The job was never started." } } @else {

@@ -147,7 +147,8 @@ pub(super) fn progress(step: &StepSummary, now: Timestamp) -> Markup {
     }
 }
 
-fn rate(items_per_second: f64) -> String {
+/// Returns how many items or units a second has.
+pub(super) fn rate(items_per_second: f64) -> String {
     match items_per_second {
         10.0.. => {
             #[expect(
@@ -156,9 +157,9 @@ fn rate(items_per_second: f64) -> String {
                 reason = "above zero"
             )]
             let whole = items_per_second.round() as u64;
-            format!("{} items/s", number(whole))
+            format!("{}/s", number(whole))
         }
-        _ => format!("{items_per_second:.1} items/s"),
+        _ => format!("{items_per_second:.1}/s"),
     }
 }
 

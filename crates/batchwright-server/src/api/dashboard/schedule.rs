@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Path, Query};
 use axum::response::{IntoResponse, Redirect, Response};
 use batchwright::store::schedule::{TRIGGER, TriggerRow, TriggerStatus};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use maud::{Markup, html};
 use serde::Deserialize;
 
@@ -26,8 +26,9 @@ use crate::scheduler::{
 const ROWS: usize = 100;
 /// Rows of what fires next and what fired.
 const FIRES: usize = 20;
-/// Days of the calendar, before and after today.
-const DAYS: i64 = 7;
+/// Weeks of the calendar, from Monday on: so many before the present one, and all.
+const WEEKS_BEFORE: i64 = 3;
+const WEEKS: i64 = 6;
 /// Most future fires of a trigger in the calendar.
 const PLANNED_MAX: usize = 1_000;
 
@@ -55,7 +56,7 @@ pub(super) async fn page(view: View, Query(asked): Query<Asked>) -> Result<Respo
         Request::List { prefix: asked.prefix.clone(), limit: ROWS + 1, after: asked.after.clone() };
     let triggers = scheduler.read(list).await?.triggers();
     let rules = scheduler.read(Request::Rules).await?.rules();
-    let since = (view.now - SignedDuration::from_hours(24 * DAYS)).as_microsecond();
+    let since = first_day(view.now) * DAY_MICROS;
     let past = scheduler.read(Request::Ended { since, limit: LIST_MAX }).await?.triggers();
     let days = calendar(&past, &triggers, view.now);
     let content = content(&view, &asked, &facts, &triggers, &rules, &days);
@@ -98,6 +99,16 @@ fn content(
     }
 }
 
+const DAY_MICROS: i64 = 86_400_000_000;
+
+/// Returns the first day of the calendar, in days since 1970: a Monday.
+fn first_day(now: Timestamp) -> i64 {
+    let today = now.as_microsecond().div_euclid(DAY_MICROS);
+    // 1 January 1970 was a Thursday.
+    let weekday = (today + 3).rem_euclid(7);
+    today - weekday - WEEKS_BEFORE * 7
+}
+
 /// The fires of a day in UTC.
 struct Day {
     begin: Timestamp,
@@ -110,18 +121,19 @@ struct Day {
 
 /// Counts what fired in the past days and what the shown triggers will fire in the coming ones.
 fn calendar(past: &[TriggerRow], triggers: &[TriggerRow], now: Timestamp) -> Vec<Day> {
-    let today = now.as_second().div_euclid(86_400);
-    let mut days: Vec<Day> = (-DAYS..=DAYS)
+    let today = now.as_microsecond().div_euclid(DAY_MICROS);
+    let first = first_day(now);
+    let mut days: Vec<Day> = (first..first + WEEKS * 7)
         .map(|day| Day {
-            begin: Timestamp::from_second((today + day) * 86_400).unwrap_or_default(),
-            is_today: day == 0,
+            begin: Timestamp::from_microsecond(day * DAY_MICROS).unwrap_or_default(),
+            is_today: day == today,
             executed: 0,
             failed: 0,
             skipped: 0,
             planned: 0,
         })
         .collect();
-    let index = |at: i64| usize::try_from(at.div_euclid(86_400_000_000) - today + DAYS).ok();
+    let index = |at: i64| usize::try_from(at.div_euclid(DAY_MICROS) - first).ok();
     for row in past {
         let Some(day) = index(row.slot).and_then(|index| days.get_mut(index)) else { continue };
         match row.status {
@@ -134,7 +146,7 @@ fn calendar(past: &[TriggerRow], triggers: &[TriggerRow], now: Timestamp) -> Vec
             | TriggerStatus::Ended => {}
         }
     }
-    let end = (today + DAYS + 1) * 86_400_000_000;
+    let end = (first + WEEKS * 7) * DAY_MICROS;
     for row in triggers.iter().filter(|row| row.status == TriggerStatus::Planned) {
         let plan = plan_of(row).ok().flatten();
         let (mut slot, mut counted) = (Some(row.slot), 0);
@@ -149,16 +161,28 @@ fn calendar(past: &[TriggerRow], triggers: &[TriggerRow], now: Timestamp) -> Vec
     days
 }
 
+impl Day {
+    fn fires(&self) -> usize {
+        self.executed + self.failed + self.skipped + self.planned
+    }
+}
+
 fn days_table(days: &[Day]) -> Markup {
+    let most = days.iter().map(Day::fires).max().unwrap_or(0).max(1);
+    // The more fires, the darker: four levels.
+    let heat = |day: &Day| format!("heat-{}", (day.fires() * 4).div_ceil(most));
     html! {
         div.scroll tabindex="0" role="region" aria-label="Calendar" { table.calendar {
             caption.hidden { "Fires of each day in UTC: past outcomes and coming fires" }
-            thead { tr { @for day in days { th scope="col" aria-current=[day.is_today.then_some("date")] { (day.begin.strftime("%a")) br; (day.begin.strftime("%d %b")) } } } }
-            tbody { tr { @for day in days { td.today[day.is_today].bad[day.failed > 0] title=(exact(day.begin)) {
+            thead { tr { @for day in days.iter().take(7) { th scope="col" { (day.begin.strftime("%a")) } } } }
+            tbody { @for week in days.chunks(7) { tr { @for day in week {
+                td.(heat(day)).today[day.is_today].bad[day.failed > 0] title=(exact(day.begin)) {
+                span.day aria-current=[day.is_today.then_some("date")] { (day.begin.strftime("%d %b")) }
                 @if day.executed > 0 { span.status.completed { span aria-hidden="true" { "✓" } (day.executed) span.hidden { " executed" } } }
                 @if day.failed > 0 { span.status.failed { span aria-hidden="true" { "✕" } (day.failed) span.hidden { " failed" } } }
                 @if day.skipped > 0 { span.status.abandoned { span aria-hidden="true" { "–" } (day.skipped) span.hidden { " skipped" } } }
                 @if day.planned > 0 { span.status.starting { span aria-hidden="true" { "…" } (day.planned) span.hidden { " planned" } } }
+                }
             } } } }
         } }
     }
@@ -347,9 +371,10 @@ mod tests {
         let once = TriggerRow::planned(TriggerKey::of("b"), micros("2026-12-01T00:00:00Z"));
         let far = TriggerRow::planned(TriggerKey::of("c"), micros("2027-12-01T00:00:00Z"));
         let days = calendar(&[fired, failed], &[daily, once, far], now);
-        assert_eq!(days.len(), 15);
-        assert_eq!((days[6].executed, days[7].failed, days[7].is_today), (1, 1, true));
-        let planned: Vec<_> = days.iter().map(|day| day.planned).collect();
-        assert_eq!(planned, [0, 0, 0, 0, 0, 0, 0, 0, 2, 1, 1, 1, 1, 1, 1]);
+        // Six weeks from a Monday on.
+        assert_eq!((days.len(), days[0].begin), (42, "2026-11-09T00:00:00Z".parse().unwrap()));
+        assert_eq!((days[20].executed, days[21].failed, days[21].is_today), (1, 1, true));
+        assert_eq!((days[21].planned, days[22].planned), (0, 2));
+        assert!(days[23..].iter().all(|day| day.planned == 1));
     }
 }

@@ -25,11 +25,13 @@ const HEADERS: [(HeaderName, &str); 4] = [
 ];
 
 /// The pages of the navigation.
-const PAGES: [(&str, &str); 6] = [
+const PAGES: [(&str, &str); 8] = [
     ("/", "Overview"),
     ("/executions", "Executions"),
     ("/jobs", "Jobs"),
     ("/schedule", "Schedule"),
+    ("/progressive", "Progressive"),
+    ("/workers", "Workers"),
     ("/audit", "Audit"),
     ("/system", "System"),
 ];
