@@ -256,6 +256,27 @@ fn a_progressive_execution_is_followed_from_slice_to_slice() {
 }
 
 #[test]
+fn the_context_of_a_failed_job_is_corrected() {
+    let Some(page) = Dashboard::start() else { return };
+    page.settled();
+    page.open("/executions/2");
+    let open = "details:has([name=context]) > summary";
+    page.browser.click(open);
+    page.browser.fill("[name=context]", "{\"month\": ");
+    page.browser.click("details:has([name=context]) form button");
+    page.until_text("the context is no JSON object");
+    page.open("/executions/2");
+    page.browser.click(open);
+    page.browser.fill("[name=context]", "{\"month\": \"2026-11</textarea><b>\"}");
+    page.browser.click("details:has([name=context]) form button");
+    page.until_text("2026-11</textarea><b>");
+    page.open("/audit");
+    assert!(page.text().contains("set context"), "{}", page.text());
+    let complaints = page.browser.complaints();
+    assert!(complaints.iter().all(|it| it.contains("400 (Bad Request)")), "{complaints:?}");
+}
+
+#[test]
 fn a_search_is_kept_and_forgotten() {
     let Some(page) = Dashboard::start() else { return };
     page.open("/executions?q=job:load-orders");

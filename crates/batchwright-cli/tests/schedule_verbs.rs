@@ -170,6 +170,7 @@ fn systemd_is_told_when_the_server_is_ready_and_when_it_ends() {
         String::from_utf8_lossy(&bytes[..count]).into_owned()
     };
     assert!(heard().contains("READY=1"));
+    assert!(heard().contains("STATUS=0 executions run, 0 triggers are being fired"));
     assert_eq!(serving.end(), 0);
     while !heard().contains("STOPPING=1") {}
 }

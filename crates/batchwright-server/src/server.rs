@@ -299,25 +299,23 @@ impl Server {
         self.scheduler.as_ref().map_or(0, |one| one.status().turns.load(Ordering::Relaxed))
     }
 
+    /// Returns what the server does, in one line for the service manager.
     fn status(&self) -> String {
-        match &self.scheduler {
-            _ if self.jobs.is_drained() => {
-                let running = self.jobs.operator.queue().running();
-                format!("drained: {running} executions go on, nothing begins")
-            }
-            None => "running executions".to_owned(),
-            Some(scheduler) => {
-                let status = scheduler.status();
-                let firing = status.firing.load(Ordering::Relaxed);
-                match status.ready.load(Ordering::Relaxed) {
-                    _ if status.clock_off.load(Ordering::Relaxed) => {
-                        "the clock of this machine is too far from the database's: no trigger fires"
-                            .to_owned()
-                    }
-                    true => format!("{firing} triggers being fired"),
-                    false => "the store does not accept writes".to_owned(),
-                }
-            }
+        let running = self.jobs.operator.queue().running();
+        if self.jobs.is_drained() {
+            return format!("drained: {running} executions go on, nothing begins");
+        }
+        let Some(scheduler) = &self.scheduler else { return format!("{running} executions run") };
+        let status = scheduler.status();
+        if status.clock_off.load(Ordering::Relaxed) {
+            format!(
+                "the clock of this machine is too far from the database's: no trigger fires; {running} executions run"
+            )
+        } else if !status.ready.load(Ordering::Relaxed) {
+            format!("the store does not accept writes; {running} executions run")
+        } else {
+            let firing = status.firing.load(Ordering::Relaxed);
+            format!("{running} executions run, {firing} triggers are being fired")
         }
     }
 

@@ -62,6 +62,9 @@ fn a_role_may_what_it_is_for() {
             "{method} {path}"
         );
     }
+    // Contexts decide what a restart does.
+    let change = "/executions/1/context";
+    assert_eq!(code(bearer(&http, "the-operator").post(change, &json!({}))), "forbidden");
     // The role suffices, but this server has no scheduler.
     assert_eq!(code(put("the-admin")), "not_found");
 }

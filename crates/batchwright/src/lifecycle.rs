@@ -19,7 +19,7 @@ pub(crate) use observed::{ObservedStore, Tx};
 pub(crate) use progressive::{Final, close_stopped, end};
 pub(crate) use run::{Ended, adopt, claim, finish};
 pub(crate) use step::{Contexts, begin_step, end_step, handle_failures, keep_plan, update_step};
-pub(crate) use stop::{abandon, recover, request_stop};
+pub(crate) use stop::{abandon, recover, replace_context, request_stop};
 
 use crate::error::RepositoryError;
 use crate::event::{Event, Subject};

@@ -75,6 +75,7 @@ pub use retention::Retention;
 pub use crate::refusal::{OperatorError, Refusal, RunError};
 
 use crate::clock::{Clock, SystemClock};
+use crate::context::ExecutionContext;
 use crate::event::Events;
 use crate::execution::{BatchStatus, ExecutionId, JobExecution};
 use crate::host::{Active, Host, RunMode, lock};
@@ -311,6 +312,22 @@ impl JobOperator {
     /// [`Refusal::NotAbandonable`] unless the execution failed or was stopped.
     pub fn abandon(&self, id: ExecutionId) -> Result<JobExecution, OperatorError> {
         lifecycle::abandon(self.store(), id, self.now())
+    }
+
+    /// Replaces the context of the job of execution `id` by `context`, if it still is `before`: the execution that restarts it
+    /// inherits it.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotRestartable`] unless the execution failed or was stopped, and when its context is another one now;
+    /// [`Refusal::NotMostRecent`] when a newer one of the instance exists. Nothing was changed.
+    pub fn replace_context(
+        &self,
+        id: ExecutionId,
+        before: &ExecutionContext,
+        context: &ExecutionContext,
+    ) -> Result<JobExecution, OperatorError> {
+        lifecycle::replace_context(self.store(), id, before, context)
     }
 
     /// Closes execution `id` if its owner is dead, so that it can be restarted. A finished execution stays as

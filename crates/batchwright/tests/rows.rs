@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier, Mutex};
 
+use batchwright::context::ExecutionContext;
 use batchwright::execution::{ExecutionId, ExitStatus, JobExecution, StepExecution};
 use batchwright::item::{
     ChunkTransaction, ItemReader, ItemWriter, ListReader, NoWriter, PreparedCommit,
@@ -1009,6 +1010,26 @@ fn row_87_only_what_failed_or_stopped_is_abandoned_and_then_never_goes_on() {
     assert_eq!(abandoned.status, BatchStatus::Abandoned);
     assert_eq!(operator.abandon(failed.id).unwrap(), abandoned, "no change");
     assert_eq!(operator.start("job", none()).unwrap_err().code(), "abandoned");
+}
+
+#[test]
+fn the_context_of_a_failed_job_can_be_replaced_and_its_restart_reads_it() {
+    let fails = shared(true);
+    let operator = operator(job(fragile("a", &fails)));
+    let failed = start(&operator);
+    let of = |text: &str| ExecutionContext::from_json(text).unwrap();
+    let context = of(r#"{"month":"2026-11"}"#);
+    let refused = operator.replace_context(failed.id, &of("{\"other\":1}"), &context).unwrap_err();
+    assert!(refused.to_string().contains("changed meanwhile"), "{refused}");
+    let changed = operator.replace_context(failed.id, &failed.context, &context).unwrap();
+    assert_eq!((changed.status, &changed.context), (BatchStatus::Failed, &context));
+    *fails.lock().unwrap() = false;
+    let restarted = start(&operator);
+    assert_eq!((restarted.status, &restarted.context), (BatchStatus::Completed, &context));
+    let replace = |id| operator.replace_context(id, &context, &of("{}")).unwrap_err();
+    assert_eq!(replace(restarted.id).code(), "not_restartable");
+    assert_eq!(replace(failed.id).code(), "already_complete");
+    assert_eq!(operator.explorer().execution(failed.id).unwrap().context, context);
 }
 
 #[test]

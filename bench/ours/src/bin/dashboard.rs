@@ -18,7 +18,7 @@ const ITEMS: u64 = 30_000_000;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-const PAGES: [&str; 12] = [
+const PAGES: [&str; 18] = [
     "/",
     "/executions",
     "/executions?q=status:failed",
@@ -26,10 +26,17 @@ const PAGES: [&str; 12] = [
     "/executions?q=job:job-7",
     "/executions?q=job:job-7+status:failed",
     "/executions?q=since:24h",
+    // Nothing matches, so that each looks at as many executions as a search does at most.
+    "/executions?q=by:nothing",
+    "/executions?q=param.none:1",
     "/executions/500000",
     "/jobs",
     "/jobs/job-7",
     "/schedule",
+    "/progressive",
+    "/workers",
+    "/audit",
+    "/system",
     "/v1/executions?limit=50",
 ];
 

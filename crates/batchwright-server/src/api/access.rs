@@ -433,6 +433,7 @@ fn needed(method: &Method, path: &str) -> Role {
     match () {
         () if method.is_safe() || only_checks(method, path) || path == "/sign-out" => Role::Viewer,
         () if path.starts_with("/v1/rules") || path.starts_with("/rules") => Role::Admin,
+        () if path.starts_with("/executions/") && path.ends_with("/context") => Role::Admin,
         () => Role::Operator,
     }
 }

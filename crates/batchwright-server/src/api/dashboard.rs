@@ -5,6 +5,7 @@
 mod audit;
 mod chart;
 mod compare;
+mod context;
 mod correct;
 mod execution;
 mod executions;
@@ -53,6 +54,7 @@ pub(super) fn routes() -> Router<Api> {
         .route("/executions/bulk", post(executions::bulk))
         .route("/executions/{id}", get(execution::page))
         .route("/executions/{id}/{verb}", post(execution::command))
+        .route("/executions/{id}/context", post(context::replace))
         .route("/executions/{id}/skips", get(skips::page))
         .route("/executions/{id}/skips.jsonl", get(skips::export))
         .route("/executions/{id}/correct", get(correct::page).post(correct::replay))

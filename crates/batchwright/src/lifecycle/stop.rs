@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::{change, close_stopped, refuse_if_superseded, step::close_steps, transact, wanted};
+use crate::context::ExecutionContext;
 use crate::error::RepositoryError;
 use crate::execution::{BatchStatus, ExecutionId, ExitStatus, Failure, JobExecution, StatusEvent};
 use crate::launch::{self, RecoverMode};
@@ -64,6 +65,37 @@ pub(crate) fn abandon(
             .after(StatusEvent::Abandon)
             .map_err(|illegal| Refusal::NotAbandonable { execution: id, status: illegal.status })?;
         change(tx, &mut execution, now, None)?;
+        Ok(execution)
+    })
+}
+
+/// Replaces the context of the job, which the next execution of the instance inherits, if it still is `before`.
+pub(crate) fn replace_context(
+    store: &ObservedStore,
+    id: ExecutionId,
+    before: &ExecutionContext,
+    context: &ExecutionContext,
+) -> Result<JobExecution, OperatorError> {
+    transact(store, |tx| {
+        let mut execution = wanted(tx, id)?;
+        let refused = |reason: String| {
+            Err(OperatorError::from(Refusal::NotRestartable { execution: id, reason }))
+        };
+        if !execution.status.is_restartable() {
+            let status = execution.status;
+            return refused(format!(
+                "it is {status}, so that no execution would read another context"
+            ));
+        }
+        refuse_if_superseded(tx, &execution)?;
+        if execution.context != *before {
+            return refused(
+                "its context was changed meanwhile, and is kept; look at it again".to_owned(),
+            );
+        }
+        execution.context = context.clone();
+        tx.update_execution(&execution)?;
+        execution.version += 1;
         Ok(execution)
     })
 }

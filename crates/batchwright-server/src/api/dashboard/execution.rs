@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use axum::extract::Path;
 use axum::response::Response;
 use batchwright::BatchStatus;
-use batchwright::context::ExecutionContext;
 use batchwright::error::RepositoryError;
 use batchwright::event::Event;
 use batchwright::execution::{
@@ -18,13 +17,14 @@ use super::super::Problem;
 use super::super::access::Role;
 use super::super::body::Id;
 use super::super::command::Verb;
+use super::context::StepContexts;
 use super::form::Fields;
 use super::parts::{
     ago, clock, cut, duration, job_path, number, prose, seconds, status, table, totals,
 };
 use super::progressive::Progress;
 use super::view::View;
-use super::{chart, parts, skips};
+use super::{chart, context, parts, skips};
 
 /// Skips, events and attempts that the page shows; each has a page or a command for all.
 const SKIPS_SHOWN: usize = 10;
@@ -53,6 +53,7 @@ struct Facts {
     progressive: Option<Progress>,
     /// How long the last execution of the job took that completed.
     usual: Option<f64>,
+    step_contexts: StepContexts,
 }
 
 impl Facts {
@@ -60,6 +61,7 @@ impl Facts {
         let (queries, explorer) = (view.operator().queries(), view.operator().explorer());
         let row = explorer.execution(id)?;
         let steps = all_that_counts(queries, id)?;
+        let step_contexts = context::of_steps(&steps);
         let mut summary = ExecutionSummary::new(&row, &steps, view.now);
         let all_steps = summary.steps.clone();
         summary.steps = chosen(std::mem::take(&mut summary.steps));
@@ -76,7 +78,22 @@ impl Facts {
             false => None,
         };
         let progressive = Progress::read(view, id);
-        Ok(Self { row, summary, all_steps, attempts, skips, events, progressive, usual })
+        Ok(Self {
+            row,
+            summary,
+            all_steps,
+            attempts,
+            skips,
+            events,
+            progressive,
+            usual,
+            step_contexts,
+        })
+    }
+
+    /// Whether no newer execution of the instance exists.
+    fn is_newest(&self) -> bool {
+        self.attempts.first().is_none_or(|newest| newest.id == self.row.id)
     }
 }
 
@@ -176,12 +193,7 @@ fn content(view: &View, facts: &Facts) -> Markup {
             }
             @if facts.events.len() > EVENTS_SHOWN { p.hint { "The first " (EVENTS_SHOWN) "; all by " code { "GET /v1/executions/" (one.id) "/events" } "." } }
         }
-        @if facts.row.context != ExecutionContext::default() {
-            section aria-labelledby="contexts" {
-                h2 #contexts { "Context of the job" }
-                pre tabindex="0" { (cut(&facts.row.context.to_json(), 20_000)) }
-            }
-        }
+        (context::section(view, &facts.row, facts.is_newest(), &facts.step_contexts))
     }
 }
 
@@ -190,7 +202,7 @@ fn actions(view: &View, facts: &Facts) -> Markup {
     let (one, id) = (&facts.summary, facts.summary.id);
     let path = |verb: &str| format!("/executions/{id}/{verb}");
     let is_replay = view.api.is_summary_of_replay(one);
-    let is_newest = facts.attempts.first().is_none_or(|newest| newest.id == id);
+    let is_newest = facts.is_newest();
     html! {
         @if one.stale { (view.button(&path("recover"), "Recover")) }
         @else if one.status.is_running() && one.status != BatchStatus::Stopping {
