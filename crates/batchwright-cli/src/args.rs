@@ -291,14 +291,14 @@ pub(crate) enum ScheduleCommand {
     Pause(TriggerArgs),
     /// Resume a paused trigger.
     Resume(TriggerArgs),
-    /// Skip the next time of a recurring trigger: it does not fire for that time.
+    /// Skip a coming time of a recurring trigger: it does not fire for that time.
     #[command(
         after_help = "Example: batchwright schedule skip nightly --slot 2026-12-24T02:30:00Z"
     )]
     Skip {
         /// Name of the trigger.
         identifier: String,
-        /// The time, which must be the next one. Default: the next one.
+        /// The time, one of the plan's. Default: the next one.
         #[arg(long, value_name = "TIME")]
         slot: Option<String>,
     },

@@ -101,6 +101,15 @@ fn executions_are_listed_by_a_search_in_words() {
     assert_eq!(ids("filter=status:completed&status=FAILED"), [0; 0]);
     assert_eq!(ids("filter=job:sum&job=other"), [0; 0]);
     assert_eq!(ids("stale=true"), [0; 0]);
+    // One that is lost: its lease is over, and its process has ended.
+    let database = rusqlite::Connection::open(place.path("batchwright.db")).unwrap();
+    let lost = "UPDATE bw_job_execution SET status = ?1, owner = ?2, lease_until = 1 WHERE id = 2";
+    database.execute(lost, ["STARTED", "h/b/1/1/n"]).unwrap();
+    assert_eq!(ids("stale=true"), [2]);
+    assert_eq!(ids("filter=status:stale"), [2]);
+    assert_eq!(ids("filter=status:completed&stale=true"), [0; 0]);
+    assert_eq!(ids("stale=false"), [3, 1]);
+    database.execute("UPDATE bw_job_execution SET status = 'COMPLETED' WHERE id = 2", []).unwrap();
     assert_eq!(ids("stale=false"), [3, 2, 1]);
     let path = "/v1/executions?filter=by:cli&limit=2";
     let (_, page) = ask(&serving, "GET", path, None);

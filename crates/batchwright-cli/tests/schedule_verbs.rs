@@ -41,7 +41,7 @@ fn triggers_and_rules_are_kept_without_a_server() {
 }
 
 #[test]
-fn the_next_time_of_a_trigger_is_skipped() {
+fn coming_times_of_a_trigger_are_skipped() {
     let place = Place::new();
     place.run(&["schedule", "set", "yearly", "cron", "0 0 0 1 1 *"]).expect(0);
     let next = || -> String {
@@ -49,18 +49,40 @@ fn the_next_time_of_a_trigger_is_skipped() {
         listed["slot"].as_str().unwrap_or_else(|| panic!("{listed}")).to_owned()
     };
     let first = next();
-    place.run(&["schedule", "skip", "yearly", "--slot", &first]).expect(0);
+    let skipped = place.run(&["schedule", "skip", "yearly"]).expect(0).out;
+    assert!(skipped.contains("does not fire for") && skipped.contains(&first[..10]), "{skipped}");
     let second = next();
     assert!(second > first, "{second}");
-    let again = place.run(&["schedule", "skip", "yearly", "--slot", &first]).expect(2).err;
-    assert!(again.contains("only that time can be skipped"), "{again}");
-    // A server plans anew when it starts; the time stays skipped.
+    let skip = |slot: &str, reason: &str| {
+        let refused = place.run(&["schedule", "skip", "yearly", "--slot", slot]).expect(2).err;
+        assert!(refused.contains(reason), "{refused}");
+    };
+    skip(&first, "it is skipped for that time already");
+    skip("2100-01-02 00:00:00", "does not fire at that time");
+    skip("2026-01-01 00:00:00", "that time has come");
+    // A later time than the next one, and what a new plan has of these.
+    place.run(&["schedule", "skip", "yearly", "--slot", "2100-01-01 00:00:00"]).expect(0);
+    assert_eq!(next(), second);
+    place.run(&["schedule", "set", "yearly", "cron", "0 0 0 1 1 *", "overlap", "skip"]).expect(0);
+    assert_eq!(next(), second);
+    let explained = place.run(&["schedule", "explain", "yearly", "--count", "3"]).expect(0).out;
+    assert!(explained.contains(&second[..4]), "{explained}");
+    let (fires, not) = explained.split_once("But not for").unwrap_or_else(|| panic!("{explained}"));
+    assert!(!fires.contains(&first[..10]) && not.contains(&first[..10]), "{explained}");
+    // A server plans anew when it starts; the times stay skipped.
     let serving = Serving::start(&place);
     let (status, shown) = ask(&serving, "POST", "/v1/triggers/yearly/skip", Some(json!({})));
     assert_eq!(status, 200, "{shown}");
     let history = place.run(&["schedule", "history", "yearly"]).expect(0).out;
-    assert_eq!(history.matches("skipped by a command").count(), 2, "{history}");
+    assert_eq!(history.matches("skipped by a command").count(), 3, "{history}");
     assert!(next() > second);
+    // A paused trigger that was fired for its next time goes on.
+    place.run(&["schedule", "set", "fast", "every", "1s"]).expect(0);
+    place.run(&["schedule", "pause", "fast"]).expect(0);
+    place.run(&["schedule", "resume", "fast"]).expect(0);
+    place.run(&["schedule", "set", "once", "2099-01-01 00:00:00"]).expect(0);
+    let once = place.run(&["schedule", "skip", "once"]).expect(2).err;
+    assert!(once.contains("no plan"), "{once}");
 }
 
 #[test]

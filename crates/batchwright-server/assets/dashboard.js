@@ -55,7 +55,7 @@
     const words = event.target.dataset && event.target.dataset.keep;
     if (!words) return;
     const kept = keptSearches();
-    const changed = kept.includes(words) ? kept.filter((it) => it !== words) : [...kept, words];
+    const changed = kept.includes(words) ? kept.filter((it) => it !== words) : [words, ...kept].slice(0, 20);
     try { localStorage.setItem('batchwright-searches', JSON.stringify(changed)); } catch { /* without storage nothing is kept */ }
     location.reload();
   });
@@ -280,6 +280,8 @@
   });
   // A second click on a form does nothing.
   document.addEventListener('submit', (event) => {
+    // The next person at this browser does not see what this one has searched.
+    if (event.target.action.endsWith('/sign-out')) try { localStorage.removeItem('batchwright-searches'); } catch { /* nothing is kept */ }
     if (event.target.dataset.sent) event.preventDefault();
     else { event.target.dataset.sent = 'yes'; setTimeout(() => delete event.target.dataset.sent, 4000); }
   });

@@ -234,6 +234,7 @@ impl Api {
                     .header(header::CONNECTION, "close".to_owned())
             })
             .with_state(self.clone())
+            .layer(middleware::from_fn(request_id::identify))
     }
 
     /// Returns the routes of [`router`](Self::router), protected by `rules`.
@@ -280,7 +281,7 @@ impl Api {
             .route("/metrics", get(health::metrics))
             .fallback(unknown)
             .with_state(self.clone());
-        self.gated(rules, routes)
+        self.gated(rules, routes).layer(middleware::from_fn(request_id::identify))
     }
 
     fn parts(self) -> (Router, utoipa::openapi::OpenApi) {

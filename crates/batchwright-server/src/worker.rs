@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use batchwright::clock::StopToken;
 use batchwright::execution::{ExecutionId, JobExecution};
-use batchwright::launch::{Launch, RecoverMode};
+use batchwright::launch::{Launch, LaunchOptions, RecoverMode};
 use batchwright::operator::{OperatorError, Refusal};
 use batchwright::query::ExecutionFilter;
 use batchwright::{BatchStatus, report};
@@ -50,6 +50,14 @@ impl Drop for Counted {
     }
 }
 
+/// Returns the launch that continues an execution whose server has ended, with who started it.
+fn continuing(ended: &JobExecution) -> Launch {
+    let by = ended.triggered_by.as_deref().unwrap_or("application");
+    let by = by.strip_prefix("queue:").unwrap_or(by);
+    let triggered_by = Some(format!("queue:{by}"));
+    Launch::restart(ended.id).options(LaunchOptions { triggered_by, ..LaunchOptions::default() })
+}
+
 impl Worker {
     /// Creates a worker for the jobs of `jobs`. An owner counts as dead after `lease` without a heartbeat;
     /// the worker checks for dead owners three times in that time.
@@ -65,7 +73,7 @@ impl Worker {
             if execution.status != BatchStatus::Stopped {
                 continue;
             }
-            match jobs.operator.enqueue(&Launch::restart(*id)) {
+            match jobs.operator.enqueue(&continuing(&execution)) {
                 Ok(next) => {
                     tracing::info!(execution = %id, next = %next.id, "queued for another server")
                 }
@@ -156,7 +164,7 @@ impl Worker {
         let (operator, id) = (&self.jobs.operator, execution.id);
         if was_served && !self.is_deadly(execution)? {
             let known = operator.explorer().job_of(execution);
-            match known.map(|_| operator.enqueue(&Launch::restart(id))) {
+            match known.map(|_| operator.enqueue(&continuing(execution))) {
                 Ok(Ok(next)) => {
                     tracing::info!(execution = %id, next = %next.id, "its server died: queued again");
                     return Ok(());

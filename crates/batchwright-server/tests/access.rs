@@ -232,6 +232,18 @@ fn each_request_has_a_number_and_each_refusal_says_what_is_possible() {
         (&json!("STARTED"), &json!(["stop"])),
         "{problem}"
     );
+    // Of an instance only the newest execution goes on.
+    let id = opened["execution"].as_i64().unwrap();
+    assert_eq!(http.post(&format!("/v1/executions/{id}/stop"), &json!({})).status, 202);
+    let stopped = || http.get(&format!("/v1/executions/{id}")).json()["status"] == "STOPPED";
+    common::until("the execution is stopped", stopped);
+    http.post("/v1/progressive/few", &json!({"parameters": {"script": ""}}));
+    let refused = http.post(&format!("/v1/executions/{id}/abandon"), &json!({})).json();
+    assert_eq!(
+        (&refused["current_status"], &refused["allowed_actions"]),
+        (&json!("STOPPED"), &json!([])),
+        "{refused}"
+    );
 }
 
 #[test]

@@ -172,6 +172,8 @@ async fn a_guarded_api_under_a_path_finds_its_path_and_asks_for_tokens() {
     let refused = ask(&app, "GET", "/deep/batch/v1/jobs", "").await;
     assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
     assert_eq!(refused.json()["type"], "/deep/batch/errors/unauthorized");
+    assert!(refused.json()["instance"].as_str().unwrap().starts_with("/deep/batch/v1/"));
+    assert!(refused.json()["request_id"].is_string());
     // Pages that need no token are found under the path, and only there.
     assert_eq!(ask(&app, "GET", "/deep/batch/docs", "").await.status, StatusCode::OK);
     assert_eq!(ask(&app, "GET", "/deep/batch/healthz", "").await.status, StatusCode::OK);

@@ -1,11 +1,13 @@
 //! Edge cases in which rows, contexts or keys could be lost or repeated, each reported by a reviewer.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use batchwright::execution::JobExecution;
 use batchwright::item::NoWriter;
 use batchwright::launch::RecoverMode;
 use batchwright::operator::RunError;
+use batchwright::query::Queries as _;
 use batchwright::step::{Flow, Step};
 use batchwright::testing::CommitPoint;
 use batchwright::testing::fault::{FaultPlan, FaultyWriter};
@@ -205,4 +207,31 @@ fn an_owner_that_wakes_up_before_it_opened_its_writer_touches_nothing() {
         .query_row("SELECT count(*) FROM t", [], |row| row.get(0))
         .unwrap();
     assert_eq!(rows, 50);
+}
+
+#[test]
+fn the_write_ahead_log_stays_bounded_however_busy_the_readers_are() {
+    let place = Place::new("CREATE TABLE rows (n INTEGER PRIMARY KEY, text TEXT)");
+    let log = place.dir.path().join("a.db-wal");
+    let ends = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = (0..4)
+        .map(|_| {
+            let (repository, ends) = (Arc::clone(&place.repository), Arc::clone(&ends));
+            std::thread::spawn(move || {
+                while !ends.load(Ordering::Relaxed) {
+                    repository.audit(None, 500).unwrap();
+                }
+            })
+        })
+        .collect();
+    // Each commit writes some pages; all together far more than the log may have.
+    let operator = JobOperator::new(place.repository.clone());
+    let (detail, mut longest) = ("x".repeat(30_000), 0);
+    for _ in 0..12_000 {
+        operator.audit("test", "write", "pages", Some(&detail)).unwrap();
+        longest = longest.max(std::fs::metadata(&log).map_or(0, |log| log.len()));
+    }
+    ends.store(true, Ordering::Relaxed);
+    readers.into_iter().for_each(|reader| reader.join().unwrap());
+    assert!(longest < 64 * 1024 * 1024, "the log had {longest} bytes");
 }

@@ -38,11 +38,7 @@ pub(super) fn schedule(global: &Global, command: &ScheduleCommand) -> Result<u8,
             ask(global, &[Request::Unset { identifier: args.identifier.clone() }])?;
             done(global, &args.identifier, "removed")
         }
-        ScheduleCommand::Skip { identifier, slot: text } => {
-            let slot = text.as_ref().map(slot).transpose()?;
-            let skip = Request::Skip { identifier: identifier.clone(), slot };
-            tell_one(global, ask(global, &[skip, Request::Get { identifier: identifier.clone() }])?)
-        }
+        ScheduleCommand::Skip { identifier, slot } => skip(global, identifier, slot.as_ref(), now),
         ScheduleCommand::Fire { identifier, slots } => {
             let slots = slots.iter().map(slot).collect::<Result<_, _>>()?;
             ask(global, &[Request::Fire { identifier: identifier.clone(), slots }])?;
@@ -84,6 +80,26 @@ pub(super) fn schedule(global: &Global, command: &ScheduleCommand) -> Result<u8,
         }
         ScheduleCommand::ImportKairoi { folder } => import(global, folder),
     }
+}
+
+/// Skips a time of a trigger, or the next one.
+fn skip(
+    global: &Global,
+    identifier: &str,
+    text: Option<&String>,
+    now: i64,
+) -> Result<u8, CliError> {
+    let skip = match text {
+        Some(text) => Request::Skip { identifier: identifier.to_owned(), slot: slot(text)? },
+        None => {
+            let history = Request::History { identifier: identifier.to_owned() };
+            Request::skip_next(identifier, &ask(global, &[history])?, now)
+                .map_err(CliError::Schedule)?
+        }
+    };
+    let skipped = skip.command().and_then(|command| command.detail).unwrap_or_default();
+    ask(global, &[skip])?;
+    done(global, identifier, &format!("does not fire for {skipped}"))
 }
 
 fn slot(text: &String) -> Result<i64, CliError> {
@@ -204,6 +220,10 @@ fn tell_explanation(
 fn as_text(explained: &Explanation) -> String {
     let mut lines = vec![explained.rule.clone(), explained.policies.clone(), "Next:".to_owned()];
     lines.extend(explained.next.iter().map(|fire| format!("  {fire}")));
+    if !explained.decided.is_empty() {
+        let decided = explained.decided.join(", ");
+        lines.push(format!("But not for {decided}, skipped or fired early by a command."));
+    }
     if !explained.clock_changes.is_empty() {
         lines.push("When the clock changes:".to_owned());
         lines.extend(explained.clock_changes.iter().map(|change| format!("  {change}")));

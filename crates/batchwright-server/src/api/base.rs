@@ -53,8 +53,9 @@ pub(super) async fn apply(
     if let Some(problem) = problem {
         let (mut parts, _) = response.into_parts();
         parts.headers.remove(header::CONTENT_LENGTH);
-        let body = problem.under(&base).into_response().into_body();
-        response = Response::from_parts(parts, body);
+        let problem = problem.under(&base);
+        parts.extensions.insert(problem.clone());
+        response = Response::from_parts(parts, problem.into_response().into_body());
     }
     let headers = response.headers_mut();
     extend(headers, header::LOCATION, |path| path.starts_with('/').then(|| base.join(path)));

@@ -100,8 +100,15 @@ impl Api {
         };
         let Some(row) = row else { return problem };
         let now = self.operator().clock().now();
-        let allowed = Verb::ALL.into_iter().filter(|verb| verb.fits(&row, now)).collect();
-        problem.of_status(row.status, allowed)
+        // Of an instance only the newest execution goes on, and a replay is continued by a command of its own.
+        let newest = ExecutionFilter::of_instance(row.instance_id).limit(1);
+        let newest = self.operator().queries().executions(&newest).unwrap_or_default();
+        let is_newest = newest.first().is_none_or(|newest| newest.id == id);
+        let goes_on = is_newest && self.refuse_replay(id).is_ok();
+        let fits = |verb: &Verb| {
+            verb.fits(&row, now) && (goes_on || !matches!(verb, Verb::Restart | Verb::Abandon))
+        };
+        problem.of_status(row.status, Verb::ALL.into_iter().filter(fits).collect())
     }
 
     fn give_now(&self, who: &str, verb: Verb, id: ExecutionId) -> Result<ExecutionId, Problem> {

@@ -8,7 +8,7 @@ use batchwright::event::Event;
 use batchwright::execution::{ExecutionId, ExecutionSummary, InstanceId, SkipRecord, StepSummary};
 use batchwright::launch::{Launch, LaunchOptions};
 use batchwright::operator::OperatorError;
-use batchwright::query::{ExecutionFilter, ExecutionSearch};
+use batchwright::query::{ExecutionFilter, ExecutionSearch, Found};
 use batchwright::{BatchStatus, JobOperator};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -110,34 +110,27 @@ pub(super) async fn of_instance(
 async fn listed(
     api: Api,
     path: String,
-    filter: ExecutionFilter,
+    mut filter: ExecutionFilter,
     asked: ListQuery,
 ) -> Result<Response, Problem> {
     let limit = limit(asked.limit)?;
-    let mut next = cursor::<i64>(asked.cursor.as_deref())?.map(ExecutionId);
-    let mut words = asked.filter.clone().unwrap_or_default();
-    if asked.stale == Some(true) {
-        words.push_str(" status:stale");
-    }
+    let before = cursor::<i64>(asked.cursor.as_deref())?.map(ExecutionId);
     blocking(move || {
         let now = api.operator().clock().now();
-        let search = ExecutionSearch::parse(&words, now).map_err(Problem::invalid)?;
-        let mut items = Vec::new();
-        match search.and(&filter) {
-            None => next = None,
-            Some(search) => loop {
-                let wanted = limit - items.len();
-                let mut found = search.find(api.operator().queries(), next, wanted, now)?;
-                next = found.next;
-                // A search that reads long for few executions goes on with the next page.
-                let is_cut = found.executions.len() < wanted;
-                found.executions.retain(|one| asked.stale != Some(false) || !one.is_stale(now));
-                items.append(&mut found.executions);
-                if is_cut || next.is_none() || items.len() == limit {
-                    break;
-                }
-            },
+        let words = asked.filter.as_deref().unwrap_or_default();
+        let mut search = ExecutionSearch::parse(words, now).map_err(Problem::invalid)?;
+        if let Some(wanted) = asked.stale {
+            search = search.stale(wanted);
+            // Only a running one can be stale.
+            if wanted && filter.statuses.is_empty() {
+                filter = filter.running();
+            }
         }
+        let found = match search.and(&filter) {
+            Some(search) => search.find(api.operator().queries(), before, limit, now)?,
+            None => Found { executions: Vec::new(), next: None },
+        };
+        let Found { executions: items, next } = found;
         let next_cursor = next.map(|id| cursor_of(&id.0));
         let summaries = api.operator().explorer().summaries(&items)?;
         let asked = [

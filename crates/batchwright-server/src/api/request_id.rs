@@ -30,7 +30,8 @@ pub(super) async fn identify(request: Request, next: Next) -> Response {
     let is_data = request.uri().path().starts_with("/v1/");
     let method = request.method().clone();
     let mut response = next.run(request).await;
-    if response.status() == StatusCode::INTERNAL_SERVER_ERROR {
+    let is_verbatim = response.extensions().get::<Verbatim>().is_some();
+    if response.status() == StatusCode::INTERNAL_SERVER_ERROR && !is_verbatim {
         tracing::error!(request = &*id, %method, path, "the request failed");
     }
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
@@ -40,7 +41,6 @@ pub(super) async fn identify(request: Request, next: Next) -> Response {
         parts.headers.remove(header::CONTENT_LENGTH);
         response = Response::from_parts(parts, Body::new(problem.into_response().into_body()));
     }
-    let is_verbatim = response.extensions().get::<Verbatim>().is_some();
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&id) {
         headers.entry(NAME).or_insert(id);

@@ -279,13 +279,12 @@ pub(super) async fn resume(
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct SkipBody {
-    /// The time that is skipped, which must be the next one, so that a repeated request skips no second one. Without it: the
-    /// next one.
+    /// The coming time that is skipped; a repeated request then skips no second one. Without it: the next one.
     #[schema(value_type = Option<String>, format = DateTime)]
     slot: Option<String>,
 }
 
-/// Skips the next time of a recurring trigger: it does not fire for that time, which its history records.
+/// Skips a coming time of a recurring trigger: it does not fire for that time, which its history records.
 #[utoipa::path(post, path = "/v1/triggers/{id}/skip", operation_id = "skip_trigger", tag = "schedule",
     params(("id" = String, Path)), request_body = Option<SkipBody>, responses((status = 200, body = TriggerView)))]
 pub(super) async fn skip(
@@ -295,8 +294,15 @@ pub(super) async fn skip(
     Path(id): Path<String>,
     Body(body): Body<SkipBody>,
 ) -> Result<Response, Problem> {
-    let slot = body.slot.as_deref().map(slot).transpose()?;
-    api.command(&caller, Request::Skip { identifier: id.clone(), slot }).await?;
+    let skip = match &body.slot {
+        Some(text) => Request::Skip { identifier: id.clone(), slot: slot(text)? },
+        None => {
+            let history = Request::History { identifier: id.clone() };
+            let history = api.scheduler()?.read(history).await?;
+            Request::skip_next(&id, &history, api.operator().clock().now().as_microsecond())?
+        }
+    };
+    api.command(&caller, skip).await?;
     get(&api, id).await
 }
 

@@ -7,6 +7,7 @@ use jiff::{Timestamp, ToSpan};
 
 use super::plan::{Overlap, Plan};
 use super::time::{self, Micros};
+use super::trigger::is_decided;
 use super::{TriggerRow, TriggerStatus};
 
 /// How far ahead `explain` looks for changes of the clock.
@@ -23,6 +24,8 @@ pub struct Explanation {
     pub policies: String,
     /// The next fires, in the plan's zone.
     pub next: Vec<String>,
+    /// The coming times that a command has skipped, or fired early, in the plan's zone.
+    pub decided: Vec<String>,
     /// The fires on days on which the clock changes.
     pub clock_changes: Vec<String>,
     /// How long past fires took, compared with the time between two fires.
@@ -38,10 +41,13 @@ pub fn explain(
     now: Micros,
     count: usize,
 ) -> Explanation {
-    let mut next = Vec::new();
+    let (mut next, mut decided) = (Vec::new(), Vec::new());
     let mut slot = plan.first(now);
     while let Some(at) = slot.filter(|_| next.len() < count) {
-        next.push(at);
+        match is_decided(slots, at) {
+            true => decided.push(at),
+            false => next.push(at),
+        }
         slot = plan.next(at);
     }
     let shown = |at: &Micros| shown(*at, plan, identifier);
@@ -51,6 +57,7 @@ pub fn explain(
         overlap: overlap(plan, slots, &next),
         clock_changes: clock_changes(plan, now),
         next: next.iter().map(shown).collect(),
+        decided: decided.iter().map(shown).collect(),
     }
 }
 

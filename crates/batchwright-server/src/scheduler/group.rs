@@ -226,8 +226,15 @@ impl<'u, 's> Group<'u, 's> {
                     return Ok(Err(refused));
                 }
                 let known = self.known(&TriggerKey::of(identifier));
+                let before = known.as_ref().map(|row| (row.slot, row.plan.is_some()));
                 match trigger::set(identifier, known, when, self.now) {
-                    Ok(row) => {
+                    Ok(mut row) => {
+                        // A new plan may have a time that a command has decided.
+                        if before
+                            .is_some_and(|(slot, is_recurring)| is_recurring && slot != row.slot)
+                        {
+                            row = trigger::past_decided(row, &self.slots(identifier)?, self.now);
+                        }
                         self.put(row);
                         Ok(Answer::Done)
                     }
@@ -259,9 +266,13 @@ impl<'u, 's> Group<'u, 's> {
             Request::Pause { identifier } => {
                 self.change(identifier, |row, _| trigger::pause(row).map(|row| vec![row]))
             }
-            Request::Resume { identifier } => self.change(identifier, trigger::resume),
+            Request::Resume { identifier } => {
+                let known = self.slots(identifier)?;
+                self.change(identifier, |row, now| trigger::resume(row, &known, now))
+            }
             Request::Skip { identifier, slot } => {
-                self.change(identifier, |row, now| trigger::skip(row, *slot, now))
+                let known = self.slots(identifier)?;
+                self.change(identifier, |row, now| trigger::skip(row, &known, *slot, now))
             }
             Request::Get { identifier } => match self.known(&TriggerKey::of(identifier)) {
                 Some(row) => Ok(Answer::Triggers(vec![row])),
@@ -427,6 +438,12 @@ impl<'u, 's> Group<'u, 's> {
             rows.into_iter().for_each(|row| self.put(row));
             Answer::Done
         }))
+    }
+
+    /// Returns the slots of a trigger that have rows of their own.
+    fn slots(&mut self, identifier: &str) -> StoreResult<Vec<TriggerRow>> {
+        self.flush()?;
+        self.tx.slots(identifier)
     }
 
     fn change(

@@ -44,12 +44,12 @@ pub enum Request {
         /// Name of the trigger.
         identifier: String,
     },
-    /// Skip the next time of a recurring trigger: it does not fire for that time.
+    /// Skip a coming time of a recurring trigger: it does not fire for that time.
     Skip {
         /// Name of the trigger.
         identifier: String,
-        /// The time, in microseconds since 1970, which must be the next one; `None` for whichever is the next one.
-        slot: Option<Micros>,
+        /// The time, in microseconds since 1970.
+        slot: Micros,
     },
     /// Get one trigger.
     Get {
@@ -127,6 +127,21 @@ impl Request {
 }
 
 impl Request {
+    /// Returns the skip of the next time of a trigger that was neither skipped nor fired early. `history` is the answer to
+    /// [`Request::History`], `now` in microseconds since 1970.
+    ///
+    /// # Errors
+    ///
+    /// When the trigger has no further time.
+    pub fn skip_next(identifier: &str, history: &Answer, now: Micros) -> Result<Self, Refused> {
+        let rows = match history {
+            Answer::Triggers(rows) => &rows[..],
+            Answer::Done | Answer::Rules(_) | Answer::Servers(_) => &[],
+        };
+        let slot = super::trigger::next_time(rows, now)?;
+        Ok(Self::Skip { identifier: identifier.to_owned(), slot })
+    }
+
     /// Returns the change that a conditional request makes, or the request itself.
     pub(super) fn change(&self) -> &Self {
         match self {
@@ -145,7 +160,7 @@ impl Request {
             Self::Pause { identifier } => ("pause", "trigger", identifier, None),
             Self::Resume { identifier } => ("resume", "trigger", identifier, None),
             Self::Skip { identifier, slot } => {
-                ("skip", "trigger", identifier, slot.map(time::show))
+                ("skip", "trigger", identifier, Some(time::show(*slot)))
             }
             Self::SetRule { identifier, pattern, settings } => {
                 let runner = crate::message::line(&settings.words());

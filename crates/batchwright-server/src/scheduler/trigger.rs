@@ -226,8 +226,12 @@ pub(super) fn pause(mut row: TriggerRow) -> Result<TriggerRow, Refused> {
 }
 
 /// Returns the rows after a resume: slots that passed during the pause do not fire, and one skipped row
-/// records them.
-pub(super) fn resume(mut row: TriggerRow, now: Micros) -> Result<Vec<TriggerRow>, Refused> {
+/// records them. `known` are the slots with rows of their own.
+pub(super) fn resume(
+    mut row: TriggerRow,
+    known: &[TriggerRow],
+    now: Micros,
+) -> Result<Vec<TriggerRow>, Refused> {
     if row.status != TriggerStatus::Paused {
         let (identifier, status) = (&row.key.identifier, row.status);
         return Err(Refused::invalid(format!("trigger `{identifier}` is {status}, not paused")));
@@ -238,40 +242,93 @@ pub(super) fn resume(mut row: TriggerRow, now: Micros) -> Result<Vec<TriggerRow>
         return Ok(vec![row]);
     };
     let mut rows = Vec::new();
-    if row.slot < now {
+    if row.slot < now && !known.iter().any(|one| one.key.occurrence == row.slot) {
         let reason = format!("paused from {} to {}", time::show(row.slot), time::show(now));
         rows.push(skipped(&row.key.identifier, row.slot, now, reason));
     }
-    let next = plan.first(now.max(row.slot));
+    let next = first_open(&plan, known, plan.first(now.max(row.slot)));
     move_on(&mut row, &plan, next, now);
     rows.push(row);
     Ok(rows)
 }
 
-/// Returns the rows after a skip of the next time, which must be `slot` if that is given: a skipped row records it.
+/// A second in microseconds.
+const SECOND: Micros = 1_000_000;
+
+/// Returns the rows after a skip of `slot`, a coming time: a skipped row records it. `known` are the slots with rows of their own.
 pub(super) fn skip(
     mut row: TriggerRow,
-    slot: Option<Micros>,
+    known: &[TriggerRow],
+    slot: Micros,
     now: Micros,
 ) -> Result<Vec<TriggerRow>, Refused> {
-    let (identifier, next) = (row.key.identifier.clone(), row.slot);
-    let refused =
-        |reason: String| Err(Refused::invalid(format!("trigger `{identifier}` {reason}")));
+    let identifier = row.key.identifier.clone();
+    let refused = |reason: &str| {
+        let slot = time::show(slot);
+        Err(Refused::invalid(format!("trigger `{identifier}` cannot skip {slot}: {reason}")))
+    };
     let Some(plan) = plan_of(&row).map_err(Refused::invalid)? else {
-        return refused("fires once and has no next time to skip; pause or remove it".to_owned());
+        return refused("it fires once; pause or remove it");
     };
     if row.status != TriggerStatus::Planned {
-        return refused(format!("is {}, so that it has no next time to skip", row.status));
+        return refused(&format!("it is {}", row.status));
     }
-    if slot.is_some_and(|slot| slot != next) {
-        return refused(format!(
-            "fires next for {}; only that time can be skipped",
-            time::show(next)
-        ));
+    if slot <= now {
+        return refused("that time has come");
     }
-    let row_of_slot = skipped(&identifier, next, now, "skipped by a command".to_owned());
-    move_on(&mut row, &plan, plan.next(next), now);
-    Ok(vec![row_of_slot, row])
+    // Times are shown without fractions of a second, which those of `every` have.
+    let within = if slot % SECOND == 0 { SECOND } else { 1 };
+    let Some(slot) = plan.next(slot - 1).filter(|at| *at < slot + within) else {
+        return refused("its plan does not fire at that time");
+    };
+    if let Some(one) = known.iter().find(|one| one.key.occurrence == slot) {
+        return refused(&format!("it is {} for that time already", one.status));
+    }
+    let skipped = skipped(&identifier, slot, now, "skipped by a command".to_owned());
+    if row.slot != slot {
+        return Ok(vec![skipped]);
+    }
+    let next = first_open(&plan, known, plan.next(slot));
+    move_on(&mut row, &plan, next, now);
+    Ok(vec![skipped, row])
+}
+
+/// Returns the next time of a trigger that no command has decided. `rows` are its row and those of its slots.
+pub(super) fn next_time(rows: &[TriggerRow], now: Micros) -> Result<Micros, Refused> {
+    let own = rows.iter().find(|row| row.key.occurrence == batchwright::store::schedule::TRIGGER);
+    let plan = own.map(plan_of).transpose().map_err(Refused::invalid)?.flatten();
+    let next = plan.and_then(|plan| first_open(&plan, rows, plan.next(now)));
+    let once = || Refused::invalid("the trigger has no plan, or its plan has no further time");
+    next.ok_or_else(once)
+}
+
+/// Whether a command has decided what becomes of `slot` before its time: it was skipped, or fired early.
+pub(super) fn is_decided(known: &[TriggerRow], slot: Micros) -> bool {
+    let of_slot = |one: &&TriggerRow| one.key.occurrence == slot;
+    known.iter().find(of_slot).is_some_and(|one| one.ended_at.is_some_and(|ended| ended < slot))
+}
+
+/// Returns `next`, or the first time after it that no command has decided.
+fn first_open(plan: &Plan, known: &[TriggerRow], mut next: Option<Micros>) -> Option<Micros> {
+    while let Some(decided) = next.filter(|at| is_decided(known, *at)) {
+        next = plan.next(decided);
+    }
+    next
+}
+
+/// Returns the row of a trigger that was planned anew with the first of its times that no command has decided.
+pub(super) fn past_decided(mut row: TriggerRow, known: &[TriggerRow], now: Micros) -> TriggerRow {
+    if let Some(plan) = plan_of(&row).ok().flatten()
+        && is_decided(known, row.slot)
+    {
+        let is_paused = row.status == TriggerStatus::Paused;
+        let next = first_open(&plan, known, Some(row.slot));
+        move_on(&mut row, &plan, next, now);
+        if is_paused && row.status == TriggerStatus::Planned {
+            (row.status, row.due) = (TriggerStatus::Paused, None);
+        }
+    }
+    row
 }
 
 /// Returns the plan of a trigger; `None` for one that fires once.
@@ -342,14 +399,7 @@ pub(super) fn replanned(
     if waits && row.slot <= now {
         return None;
     }
-    let is_decided = |slot: Micros| {
-        let known = known.iter().find(|one| one.key.occurrence == slot);
-        known.is_some_and(|one| one.ended_at.is_some_and(|ended| ended < slot))
-    };
-    let mut next = plan.next(now)?;
-    while is_decided(next) {
-        next = plan.next(next)?;
-    }
+    let next = first_open(plan, known, plan.next(now))?;
     if waits && next == row.slot {
         return None;
     }
@@ -448,7 +498,7 @@ pub(super) fn slots(
             Overlap::Allow => {}
         }
     }
-    move_on(&mut row, plan, due.next, now);
+    move_on(&mut row, plan, first_open(plan, known, due.next), now);
     decided.rows.push(row);
     decided
 }

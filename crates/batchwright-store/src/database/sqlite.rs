@@ -130,15 +130,42 @@ fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
     }
 }
 
+/// Commits of a connection between two looks at the size of the write-ahead log.
+const LOG_LOOK_INTERVAL: u32 = 256;
+/// Size above which the write-ahead log is begun anew. SQLite does that by itself only at a moment without readers, of which
+/// busy readers leave few.
+const LOG_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
 /// A connection to a SQLite file.
 pub(super) struct SqliteSession {
     connection: Connection,
     place: Arc<str>,
+    /// Commits since the last look at the log.
+    commits: u32,
 }
 
 impl SqliteSession {
     pub(super) fn new(connection: Connection, place: Arc<str>) -> Self {
-        Self { connection, place }
+        Self { connection, place, commits: 0 }
+    }
+
+    /// Begins the write-ahead log anew when it has become large: waits for the readers that are in it, and lets new ones read
+    /// the file. That it cannot be done now is tried again later.
+    fn bound_log(&mut self) {
+        self.commits += 1;
+        if self.commits < LOG_LOOK_INTERVAL {
+            return;
+        }
+        self.commits = 0;
+        let log = self.connection.path().map(|path| format!("{path}-wal"));
+        let length = log.and_then(|log| std::fs::metadata(log).ok()).map_or(0, |log| log.len());
+        if length > LOG_BYTES_MAX {
+            let truncated =
+                self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+            if let Err(error) = truncated {
+                tracing::debug!(%error, length, "the write-ahead log cannot be begun anew now");
+            }
+        }
     }
 
     fn checked<T>(&self, result: rusqlite::Result<T>) -> Result<T, SqlError> {
@@ -149,6 +176,8 @@ impl SqliteSession {
 /// The columns of a query. SQLite is asked for their names once, not for each value of each row.
 pub(super) struct Columns {
     names: Vec<String>,
+    /// Whether each name is one column's. Of several columns with one name, the first counts.
+    are_unique: bool,
     /// The column after the one that was read last: most rows are read in the order of their columns.
     next: Cell<usize>,
 }
@@ -157,12 +186,19 @@ impl Columns {
     fn of(statement: &rusqlite::Statement<'_>) -> rusqlite::Result<Self> {
         let names = (0..statement.column_count())
             .map(|index| statement.column_name(index).map(str::to_owned))
-            .collect::<rusqlite::Result<_>>()?;
-        Ok(Self { names, next: Cell::new(0) })
+            .collect::<rusqlite::Result<Vec<String>>>()?;
+        let is_first = |(index, name): (usize, &String)| {
+            names[..index].iter().all(|other| !other.eq_ignore_ascii_case(name))
+        };
+        let are_unique = names.iter().enumerate().all(is_first);
+        Ok(Self { names, are_unique, next: Cell::new(0) })
     }
 
     /// Returns the index of `column`, also if its name differs in case only.
     pub(super) fn index(&self, row: &rusqlite::Row<'_>, column: &str) -> Option<usize> {
+        if !self.are_unique {
+            return row.as_ref().column_index(column).ok();
+        }
         let count = self.names.len();
         let from = self.next.get();
         let found = (from..count).chain(0..from.min(count)).find(|at| self.names[*at] == column);
@@ -275,7 +311,10 @@ impl Session for SqliteSession {
 
     fn commit(&mut self) -> Result<(), SqlError> {
         let prepared = self.connection.prepare_cached("COMMIT");
-        self.checked(prepared.and_then(|mut one| one.execute([])).map(drop))
+        let committed = prepared.and_then(|mut one| one.execute([])).map(drop);
+        self.checked(committed)?;
+        self.bound_log();
+        Ok(())
     }
 
     fn roll_back(&mut self) -> Result<(), SqlError> {
@@ -352,9 +391,9 @@ mod tests {
             .execute_batch("CREATE TABLE t (a, b, c); INSERT INTO t VALUES (1, 2, 3), (4, 5, 6)")
             .unwrap();
         let session = SqliteSession::new(Connection::open(&path).unwrap(), "t".into());
-        let read = |names: &[&str]| -> Result<Vec<i64>, SqlError> {
+        let read_of = |query: &'static str, names: &[&str]| -> Result<Vec<i64>, SqlError> {
             let mut found = Vec::new();
-            session.stream_rows(&Sql::native("SELECT * FROM t"), &[], &mut |row| {
+            session.stream_rows(&Sql::native(query), &[], &mut |row| {
                 for name in names {
                     found.push(row.read(name)?);
                 }
@@ -362,7 +401,11 @@ mod tests {
             })?;
             Ok(found)
         };
+        let read = |names: &[&str]| read_of("SELECT * FROM t", names);
         assert_eq!(read(&["c", "A", "a", "b"]).unwrap(), [3, 1, 1, 2, 6, 4, 4, 5]);
+        // Of two columns with one name the first counts, in each row.
+        let twice = read_of("SELECT a, b, c AS a FROM t", &["b", "a"]).unwrap();
+        assert_eq!(twice, [2, 1, 5, 4]);
         assert!(read(&["a", "d"]).unwrap_err().to_string().contains("`d`"));
         // The statement is in the cache of the session, which prepares it again.
         connection.execute_batch("ALTER TABLE t DROP COLUMN a").unwrap();

@@ -42,7 +42,8 @@ const READ_AT_ONCE: usize = 500;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExecutionSearch {
     filter: ExecutionFilter,
-    is_stale: bool,
+    /// Whether the owner must be lost, or must not be.
+    is_stale: Option<bool>,
     by: Option<String>,
     parameters: Vec<(String, String)>,
 }
@@ -64,6 +65,7 @@ impl ExecutionSearch {
     /// A sentence that names the word.
     pub fn parse(text: &str, now: Timestamp) -> Result<Self, String> {
         let mut search = Self::default();
+        let mut given: Vec<&str> = Vec::new();
         for word in text.split_whitespace() {
             let (name, value) = word.split_once(':').ok_or_else(|| {
                 format!("`{word}` is no condition; conditions are written as `job:NAME`, `status:failed`, `since:24h`")
@@ -71,6 +73,12 @@ impl ExecutionSearch {
             if value.is_empty() {
                 return Err(format!("the condition `{word}` has no value"));
             }
+            if given.contains(&name) {
+                return Err(format!(
+                    "the condition `{name}` is given twice; several statuses are separated by commas"
+                ));
+            }
+            given.push(name);
             match name {
                 "job" => search.filter.job = Some(value.to_owned()),
                 "status" => search.statuses(value)?,
@@ -102,7 +110,7 @@ impl ExecutionSearch {
             match name.to_ascii_lowercase().as_str() {
                 "running" => self.filter = std::mem::take(&mut self.filter).running(),
                 "stale" => {
-                    self.is_stale = true;
+                    self.is_stale = Some(true);
                     self.filter = std::mem::take(&mut self.filter).running();
                 }
                 _ => {
@@ -148,6 +156,13 @@ impl ExecutionSearch {
         Some(self)
     }
 
+    /// Accepts only executions whose owner is lost, or only the others.
+    #[must_use]
+    pub fn stale(mut self, wanted: bool) -> Self {
+        self.is_stale = Some(wanted);
+        self
+    }
+
     /// Returns the conditions that the store checks itself.
     pub fn filter(&self) -> &ExecutionFilter {
         &self.filter
@@ -155,7 +170,7 @@ impl ExecutionSearch {
 
     /// Whether the store checks all conditions.
     pub fn is_exact(&self) -> bool {
-        !self.is_stale && self.by.is_none() && self.parameters.is_empty()
+        self.is_stale.is_none() && self.by.is_none() && self.parameters.is_empty()
     }
 
     fn matches(&self, execution: &JobExecution, now: Timestamp) -> bool {
@@ -165,7 +180,7 @@ impl ExecutionSearch {
             })
         };
         let is_by = |by: &String| execution.triggered_by.as_ref().is_some_and(|it| it.contains(by));
-        (!self.is_stale || execution.is_stale(now))
+        self.is_stale.is_none_or(|wanted| execution.is_stale(now) == wanted)
             && self.by.as_ref().is_none_or(is_by)
             && self.parameters.iter().all(has_parameter)
     }
@@ -299,6 +314,7 @@ mod tests {
             ("since:99999999999999h", "time"),
             ("instance:x", "no number"),
             ("param.:x", "unknown"),
+            ("job:a job:b", "`job` is given twice"),
         ] {
             let message = parse(wrong).unwrap_err();
             assert!(message.contains(problem), "{wrong}: {message}");
@@ -344,6 +360,8 @@ mod tests {
         let first = search.find(&store, None, 5, now).unwrap();
         let second = search.find(&store, first.next, 100, now).unwrap();
         assert_eq!((first.executions.len(), second.executions.len(), second.next), (5, 7, None));
+        let others = ExecutionSearch::parse("param.n:42", now).unwrap().stale(false);
+        assert_eq!(others.find(&store, None, 100, now).unwrap().executions.len(), 12);
         let nothing = ExecutionSearch::parse("by:paul", now).unwrap();
         assert_eq!(nothing.find(&store, None, 5, now).unwrap().executions, []);
         let all = ExecutionSearch::default().find(&store, None, 1_200, now).unwrap();

@@ -77,7 +77,7 @@ impl Facts {
                 .and_then(|one| Some(seconds(one.started_at?, one.ended_at?))),
             false => None,
         };
-        let progressive = Progress::read(view, id);
+        let progressive = Progress::read(view, id)?;
         Ok(Self {
             row,
             summary,

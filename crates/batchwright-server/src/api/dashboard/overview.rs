@@ -50,7 +50,9 @@ impl Triggers {
         let scheduler = api.scheduler()?;
         let since = (now - SignedDuration::from_hours(24)).as_microsecond();
         let next = scheduler.read(Request::Upcoming { limit }).await?.triggers();
-        let ended = scheduler.read(Request::Ended { since, limit }).await?.triggers();
+        let mut ended = scheduler.read(Request::Ended { since, limit }).await?.triggers();
+        // A coming time that was skipped has not fired.
+        ended.retain(|row| row.slot <= now.as_microsecond());
         let rules = Rulebook::new(scheduler.read(Request::Rules).await?.rules());
         Ok(Self { problem: None, next, ended, rules })
     }
@@ -129,6 +131,9 @@ fn content(view: &View, facts: &Facts, triggers: &Triggers) -> Markup {
     let next = triggers.next.iter().find_map(|row| row.due).map(micros);
     html! {
         h1 { "Overview" }
+        @if view.api.server().drained {
+            p.notice { "This server is drained: it begins no execution and fires no trigger. " a href=(view.url("/workers")) { "Workers" } }
+        }
         ul.numbers {
             (figure(view, "Running", &number(running), "/executions?q=status:running", ""))
             (figure(view, "Failed in 24 h", &number(facts.failures()), "/executions?q=status:failed+since:24h", if facts.failures() > 0 { "bad" } else { "" }))

@@ -1,8 +1,10 @@
 //! Progressive executions: their units, their lanes, and whether slices end in time.
 
 use axum::response::Response;
+use batchwright::BatchStatus;
 use batchwright::execution::{ExecutionId, JobExecution};
-use batchwright::progressive::UnitProgress;
+use batchwright::operator::{OperatorError, Refusal};
+use batchwright::progressive::{SliceError, UnitProgress};
 use batchwright::query::ExecutionFilter;
 use batchwright::store::ProgressiveState;
 use maud::{Markup, html};
@@ -26,10 +28,17 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Returns the progress of an execution; `None` when it is not progressive, or for the owner of its token only.
-    pub(super) fn read(view: &View, id: ExecutionId) -> Option<Self> {
+    pub(super) fn read(view: &View, id: ExecutionId) -> Result<Option<Self>, Problem> {
         let progressive = view.operator().progressive();
-        let (_, state) = progressive.progressive_state(id, None).ok()?;
-        Some(Self { units: progressive.units_progress(id, None).ok()?, state })
+        let state = match progressive.progressive_state(id, None) {
+            Ok((_, state)) => state,
+            Err(
+                SliceError::NotProgressive { .. }
+                | SliceError::Operator(OperatorError::Refused(Refusal::WrongOwner { .. })),
+            ) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Some(Self { units: progressive.units_progress(id, None)?, state }))
     }
 
     fn units(&self) -> Markup {
@@ -80,19 +89,28 @@ impl Progress {
 
 pub(super) async fn page(view: View) -> Result<Response, Problem> {
     view.write(|view| {
-        let filter = ExecutionFilter::default().running().limit(RUNNING_MAX);
-        let running = view.operator().queries().executions(&filter)?;
+        let begun =
+            ExecutionFilter::default().status(BatchStatus::Started).status(BatchStatus::Stopping);
+        let running = view.operator().queries().executions(&begun.limit(RUNNING_MAX))?;
+        let is_cut = running.len() == RUNNING_MAX;
         // A progressive execution has no owner: its lanes have one each.
         let ours = |one: &JobExecution| one.owner.is_none() && one.started_at.is_some();
         let open: Vec<_> = running.into_iter().filter(ours).collect();
-        let rows: Vec<_> =
-            open.iter().take(ROWS).map(|one| (one, Progress::read(view, one.id))).collect();
-        Ok(("Progressive".to_owned(), content(view, &rows, open.len())))
+        let mut rows = Vec::new();
+        for one in open.iter().take(ROWS) {
+            rows.push((one, Progress::read(view, one.id)?));
+        }
+        Ok(("Progressive".to_owned(), content(view, &rows, open.len(), is_cut)))
     })
     .await
 }
 
-fn content(view: &View, rows: &[(&JobExecution, Option<Progress>)], open: usize) -> Markup {
+fn content(
+    view: &View,
+    rows: &[(&JobExecution, Option<Progress>)],
+    open: usize,
+    is_cut: bool,
+) -> Markup {
     html! {
         h1 { "Progressive executions" }
         @if rows.is_empty() {
@@ -112,6 +130,7 @@ fn content(view: &View, rows: &[(&JobExecution, Option<Progress>)], open: usize)
                 }
                 td { (ago(one.created_at, view.now)) }
             } } }))
+            @if is_cut { p.hint { "Of the newest " (number(RUNNING_MAX as u64)) " running executions." } }
             @if open > rows.len() { p.hint { "The newest " (rows.len()) " of " (number(open as u64)) "." } }
         }
     }

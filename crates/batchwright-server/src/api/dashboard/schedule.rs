@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::super::Problem;
 use super::super::access::Role;
 use super::super::page::percent;
+use super::super::{Problem, blocking};
 use super::form::Fields;
 use super::overview::Triggers;
 use super::parts::{ago, clock, cut, duration, exact, job_path, micros, table, trigger_status};
@@ -57,8 +57,15 @@ pub(super) async fn page(view: View, Query(asked): Query<Asked>) -> Result<Respo
     let triggers = scheduler.read(list).await?.triggers();
     let rules = scheduler.read(Request::Rules).await?.rules();
     let since = first_day(view.now) * DAY_MICROS;
-    let past = scheduler.read(Request::Ended { since, limit: LIST_MAX }).await?.triggers();
-    let days = calendar(&past, &triggers, view.now);
+    let mut past = scheduler.read(Request::Ended { since, limit: LIST_MAX }).await?.triggers();
+    past.retain(|row| row.key.identifier.starts_with(&asked.prefix));
+    let now = view.now;
+    // The times of a plan that fires every minute are many.
+    let (triggers, days) = blocking(move || {
+        let days = calendar(&past, &triggers, now);
+        Ok((triggers, days))
+    })
+    .await?;
     let content = content(&view, &asked, &facts, &triggers, &rules, &days);
     Ok(view.layout("Schedule", &content))
 }
@@ -74,7 +81,7 @@ fn content(
     let shown = &triggers[..triggers.len().min(ROWS)];
     html! {
         h1 { "Schedule" }
-        section.wide aria-labelledby="calendar" { h2 #calendar { "Calendar" } (days_table(days)) p.hint { "✓ executed, ✕ failed, – skipped, … planned. Days in UTC. What fired: the newest records, at most 100 of a trigger. What will fire: the triggers listed below." } }
+        section.wide aria-labelledby="calendar" { h2 #calendar { "Calendar" } (days_table(days)) p.hint { "✓ executed, ✕ failed, – skipped, … planned. Days in UTC. What fired: the newest records, at most 100 of a trigger. What will fire: the triggers listed below, the next " (PLANNED_MAX) " times of each; " b { "+" } " marks days with further ones." } }
         section aria-labelledby="next" {
             h2 #next { "Next fires" }
             @if facts.next.is_empty() { p.empty { "Nothing is planned." } } @else { (fires(view, &facts.next, Some(&facts.rules))) }
@@ -117,6 +124,8 @@ struct Day {
     failed: usize,
     skipped: usize,
     planned: usize,
+    /// Whether more is planned than was counted.
+    has_more: bool,
 }
 
 /// Counts what fired in the past days and what the shown triggers will fire in the coming ones.
@@ -131,6 +140,7 @@ fn calendar(past: &[TriggerRow], triggers: &[TriggerRow], now: Timestamp) -> Vec
             failed: 0,
             skipped: 0,
             planned: 0,
+            has_more: false,
         })
         .collect();
     let index = |at: i64| usize::try_from(at.div_euclid(DAY_MICROS) - first).ok();
@@ -157,6 +167,10 @@ fn calendar(past: &[TriggerRow], triggers: &[TriggerRow], now: Timestamp) -> Vec
             }
             slot = plan.as_ref().and_then(|plan| plan.next(at));
         }
+        let uncounted = slot.filter(|at| *at < end).and_then(index);
+        if let Some(index) = uncounted {
+            days.iter_mut().skip(index).for_each(|day| day.has_more = true);
+        }
     }
     days
 }
@@ -181,7 +195,7 @@ fn days_table(days: &[Day]) -> Markup {
                 @if day.executed > 0 { span.status.completed { span aria-hidden="true" { "✓" } (day.executed) span.hidden { " executed" } } }
                 @if day.failed > 0 { span.status.failed { span aria-hidden="true" { "✕" } (day.failed) span.hidden { " failed" } } }
                 @if day.skipped > 0 { span.status.abandoned { span aria-hidden="true" { "–" } (day.skipped) span.hidden { " skipped" } } }
-                @if day.planned > 0 { span.status.starting { span aria-hidden="true" { "…" } (day.planned) span.hidden { " planned" } } }
+                @if day.planned > 0 || day.has_more { span.status.starting { span aria-hidden="true" { "…" } (day.planned) @if day.has_more { "+" } span.hidden { " planned" } } }
                 }
             } } } }
         } }

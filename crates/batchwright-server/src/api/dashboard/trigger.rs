@@ -33,9 +33,11 @@ pub(super) async fn page(view: View, Path(identifier): Path<String>) -> Result<R
         return Err(Problem::not_found(format!("there is no trigger `{identifier}`")));
     };
     rows.reverse();
+    let now = view.now.as_microsecond();
     let plan = plan_of(&own).map_err(Problem::invalid)?;
-    let explained =
-        plan.map(|plan| explain(&identifier, &plan, &rows, view.now.as_microsecond(), NEXT));
+    let explained = plan.map(|plan| explain(&identifier, &plan, &rows, now, NEXT));
+    // What was decided of coming times is beside the next fires.
+    rows.retain(|row| row.slot <= now || row.ended_at.is_none());
     let rules = Rulebook::new(view.api.scheduler()?.read(Request::Rules).await?.rules());
     let content =
         content(&view, &own, rules.find(&identifier).map(Arc::as_ref), &rows, explained.as_ref());
@@ -70,7 +72,11 @@ fn content(
                     p.hint { "Policies: " (explained.policies) "." }
                     @if let Some(overlap) = &explained.overlap { p.notice { (overlap) } }
                 }
-                section aria-labelledby="next" { h2 #next { "Next fires" } ol { @for at in &explained.next { li { (at) } } } }
+                section aria-labelledby="next" {
+                    h2 #next { "Next fires" }
+                    ol { @for at in &explained.next { li { (at) } } }
+                    @if !explained.decided.is_empty() { p.hint { "Not for: " (explained.decided.join(", ")) ", skipped or fired early by a command." } }
+                }
                 @if !explained.clock_changes.is_empty() {
                     section aria-labelledby="changes" { h2 #changes { "Changes of the clock" } ul { @for change in &explained.clock_changes { li { (change) } } } }
                 }
@@ -136,7 +142,7 @@ pub(super) async fn command(
     let request = match &*verb {
         "pause" => Request::Pause { identifier },
         "resume" => Request::Resume { identifier },
-        "skip" => Request::Skip { identifier, slot: Some(slot(fields.text("slot"))?) },
+        "skip" => Request::Skip { identifier, slot: slot(fields.text("slot"))? },
         "unset" => Request::Unset { identifier },
         "fire" => {
             let slots = fields.all("slot").map(slot).collect::<Result<_, _>>()?;
@@ -175,7 +181,9 @@ async fn missing(view: &View, identifier: &str, fields: &Fields) -> Result<Vec<i
     let is_open = |slot: &i64| {
         let known = rows.iter().find(|row| row.key.occurrence == *slot);
         known.is_none_or(|row| {
-            !matches!(row.status, TriggerStatus::Executed | TriggerStatus::Triggered)
+            // What a command has skipped stays so.
+            let is_skipped = row.status == TriggerStatus::Skipped && row.ended_at < Some(*slot);
+            !matches!(row.status, TriggerStatus::Executed | TriggerStatus::Triggered) && !is_skipped
         })
     };
     let open: Vec<_> = slots.into_iter().filter(is_open).collect();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::extract::Path;
 use axum::response::{IntoResponse, Redirect, Response};
+use batchwright::BatchStatus;
 use batchwright::execution::JobExecution;
 use batchwright::query::ExecutionFilter;
 use batchwright::store::owner::{Liveness, ProcessIdentity};
@@ -20,8 +21,17 @@ use crate::scheduler::{Answer, Request};
 
 /// Most running executions that are grouped by their owners.
 const RUNNING_MAX: usize = 1_000;
+/// Executions that begin, and those that wait, of one look.
+const STARTING_READ: usize = 200;
 /// Most waiting executions, and executions of a process, that are listed.
 const SHOWN: usize = 20;
+
+/// The executions that no process has begun.
+struct Waiting {
+    count: u64,
+    /// The oldest ones, the newest of them first.
+    oldest: Vec<JobExecution>,
+}
 
 pub(super) async fn page(view: View) -> Result<Response, Problem> {
     let servers = match &view.api.scheduler {
@@ -33,11 +43,24 @@ pub(super) async fn page(view: View) -> Result<Response, Problem> {
         None => Vec::new(),
     };
     view.write(move |view| {
-        let filter = ExecutionFilter::default().running().limit(RUNNING_MAX);
-        let running = view.operator().queries().executions(&filter)?;
+        let queries = view.operator().queries();
+        // Apart from those that wait, of which there may be very many.
+        let begun =
+            ExecutionFilter::default().status(BatchStatus::Started).status(BatchStatus::Stopping);
+        let mut running = queries.executions(&begun.limit(RUNNING_MAX))?;
+        let starting = ExecutionFilter::default().status(BatchStatus::Starting);
+        let count = queries.execution_count(&starting)?;
+        // The oldest ones are next.
+        let offset = usize::try_from(count).unwrap_or(usize::MAX).saturating_sub(STARTING_READ);
+        let starting = ExecutionFilter { offset, ..starting.limit(STARTING_READ) };
+        let (taken, waiting): (Vec<_>, Vec<_>) =
+            queries.executions(&starting)?.into_iter().partition(|one| one.owner.is_some());
+        let waiting_count = count.saturating_sub(taken.len() as u64);
+        running.extend(taken);
         let names = view.operator().explorer().runnable_names();
         let jobs = names.map_err(|refusal| Problem::from(&refusal))?;
-        Ok(("Workers".to_owned(), content(view, &servers, &running, &jobs)))
+        let waiting = Waiting { count: waiting_count, oldest: waiting };
+        Ok(("Workers".to_owned(), content(view, &servers, &running, &waiting, &jobs)))
     })
     .await
 }
@@ -79,6 +102,7 @@ fn content(
     view: &View,
     servers: &[ServerRow],
     running: &[JobExecution],
+    waiting: &Waiting,
     jobs: &[String],
 ) -> Markup {
     let mut owners: BTreeMap<&str, Vec<&JobExecution>> = BTreeMap::new();
@@ -87,10 +111,6 @@ fn content(
             owners.entry(owner).or_default().push(one);
         }
     }
-    // The oldest first: it is the next one.
-    let waiting =
-        running.iter().rev().filter(|one| one.owner.is_none() && one.started_at.is_none());
-    let waiting: Vec<_> = waiting.collect();
     html! {
         h1 { "Workers" }
         section aria-labelledby="this" { h2 #this { "This server" } (work(view)) }
@@ -107,12 +127,12 @@ fn content(
                     }
                 } }))
             }
-            @if running.len() == RUNNING_MAX { p.hint { "Of the newest " (number(RUNNING_MAX as u64)) " running executions." } }
+            @if running.len() >= RUNNING_MAX { p.hint { "Of the newest " (number(RUNNING_MAX as u64)) " running executions." } }
         }
         section aria-labelledby="waiting" {
-            h2 #waiting { "Waiting" @if !waiting.is_empty() { span.badge { (number(waiting.len() as u64)) } } }
-            @if waiting.is_empty() { p.empty { "No execution waits for a worker." } } @else {
-                (table("Waiting executions", &["Execution", "Job", "Accepted", "Why it waits"], &html! { @for one in waiting.iter().take(SHOWN) {
+            h2 #waiting { "Waiting" @if waiting.count > 0 { span.badge { (number(waiting.count)) } } }
+            @if waiting.oldest.is_empty() { p.empty { "No execution waits for a worker." } } @else {
+                (table("Waiting executions", &["Execution", "Job", "Accepted", "Why it waits"], &html! { @for one in waiting.oldest.iter().rev().take(SHOWN) {
                     tr {
                         td { (view.execution(one.id)) }
                         td { a href=(view.url(&job_path(&one.job))) { (one.job) } }

@@ -42,7 +42,7 @@ fn every_status_has_its_answer_to_every_request() {
         let later = When::At(NOW + MINUTE);
         let after_set = code(set("a", Some(row(status)), &later, NOW).map(|row| row.status));
         let after_pause = code(pause(row(status)).map(|row| row.status));
-        let after_resume = code(resume(row(status), NOW).map(|rows| rows[0].status));
+        let after_resume = code(resume(row(status), &[], NOW).map(|rows| rows[0].status));
         let after_unset = unset(&row(status)).map_err(|refused| refused.code);
         let expected = match status {
             Planned => (Ok(Planned), Ok(Paused), Err("invalid"), Ok(())),
@@ -239,7 +239,7 @@ fn slots_that_passed_during_a_pause_are_told() {
     let mut paused = row(TriggerStatus::Paused);
     paused.slot = NOW - 10 * MINUTE;
     paused.plan = Some("every 1m from 1970-01-01T00:00:00Z".to_owned());
-    let rows = resume(paused, NOW).unwrap();
+    let rows = resume(paused, &[], NOW).unwrap();
     assert_eq!(rows[0].status, TriggerStatus::Skipped);
     assert!(rows[0].reason.as_ref().unwrap().starts_with("paused from"));
     assert_eq!((rows[1].status, rows[1].slot), (TriggerStatus::Planned, NOW));
@@ -248,24 +248,37 @@ fn slots_that_passed_during_a_pause_are_told() {
 #[test]
 fn a_skipped_time_does_not_fire_and_does_not_become_the_next_one_again() {
     let text = "every 1m from 1970-01-01T00:00:00Z";
+    let next = |after: Micros| plan(text).next(after).unwrap();
     let mut trigger = row(TriggerStatus::Planned);
-    (trigger.slot, trigger.plan) = (NOW + MINUTE, Some(text.to_owned()));
-    let late = skip(trigger.clone(), Some(NOW + 2 * MINUTE), NOW).unwrap_err();
-    assert!(late.message.contains("only that time can be skipped"), "{}", late.message);
-    let rows = skip(trigger.clone(), None, NOW).unwrap();
-    assert_eq!(skip(trigger.clone(), Some(NOW + MINUTE), NOW).unwrap(), rows);
-    let [skipped, next] = &rows[..] else { panic!("{rows:?}") };
-    assert_eq!((skipped.status, skipped.slot), (TriggerStatus::Skipped, NOW + MINUTE));
-    assert_eq!((next.status, next.slot), (TriggerStatus::Planned, NOW + 2 * MINUTE));
-    let plan = plan(text);
+    (trigger.slot, trigger.plan) = (next(NOW), Some(text.to_owned()));
+    let slot = trigger.slot;
+    let refused = |at: Micros, known: &[TriggerRow], reason: &str| {
+        let refused = skip(trigger.clone(), known, at, NOW).unwrap_err();
+        assert!(refused.message.contains(reason), "{}", refused.message);
+    };
+    refused(NOW, &[], "that time has come");
+    refused(slot + 1, &[], "does not fire at that time");
+    refused(slot + 2_000_000, &[], "does not fire at that time");
+    let mut uneven = trigger.clone();
+    uneven.plan = Some("every 1m anchor 1970-01-01T00:00:00.5Z".to_owned());
+    let half = skip(uneven, &[], slot, NOW).unwrap();
+    assert_eq!(half[0].slot, slot + 500_000, "the time as people see it");
+    let rows = skip(trigger.clone(), &[], slot, NOW).unwrap();
+    let [skipped, after] = &rows[..] else { panic!("{rows:?}") };
+    assert_eq!((skipped.status, skipped.slot), (TriggerStatus::Skipped, slot));
+    assert_eq!((after.status, after.slot), (TriggerStatus::Planned, next(slot)));
     let known = std::slice::from_ref(skipped);
-    assert_eq!(replanned(next.clone(), &plan, known, NOW), None);
+    refused(slot, known, "it is skipped for that time already");
+    assert_eq!(replanned(after.clone(), &plan(text), known, NOW), None);
+    assert_eq!(past_decided(trigger.clone(), known, NOW).slot, next(slot));
+    // A later time leaves the next one as it is.
+    let later = skip(trigger.clone(), &[], next(slot), NOW).unwrap();
+    assert_eq!((later.len(), later[0].slot), (1, next(slot)));
     // Where the trigger reaches it nevertheless, it does not fire.
-    let decided = slots(trigger, &plan, known, NOW + MINUTE, Duration::from_secs(60));
+    let decided = slots(trigger, &plan(text), known, slot, Duration::from_secs(60));
     assert_eq!((decided.fire.len(), decided.rows.len()), (0, 1));
     let once = TriggerRow::planned(TriggerKey::of("once"), NOW + MINUTE);
-    assert!(skip(once, None, NOW).unwrap_err().message.contains("fires once"));
-    assert!(skip(row(TriggerStatus::Paused), None, NOW).is_err());
+    assert!(skip(once, &[], NOW + MINUTE, NOW).unwrap_err().message.contains("fires once"));
 }
 
 #[test]
