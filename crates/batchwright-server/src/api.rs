@@ -93,6 +93,7 @@ pub struct Api {
     changes: Changes,
     operations: Operations,
     outcomes: dashboard::Outcomes,
+    job_names: dashboard::JobNames,
     metrics: Metrics,
     /// The word that forms send back when their caller has no session: other pages cannot know it.
     form_key: Arc<str>,
@@ -117,6 +118,7 @@ impl Api {
             changes: Changes::default(),
             operations: Operations::default(),
             outcomes: dashboard::Outcomes::default(),
+            job_names: dashboard::JobNames::default(),
             metrics,
             form_key: random_word().into(),
             has_dashboard: false,

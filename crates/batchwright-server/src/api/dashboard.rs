@@ -13,6 +13,7 @@ mod feeds;
 mod form;
 mod job;
 mod jobs;
+mod names;
 mod operation;
 mod outcomes;
 mod overview;
@@ -40,6 +41,7 @@ use super::identity::BACK;
 use super::page::percent;
 use super::{Api, Problem};
 
+pub(super) use names::JobNames;
 pub(super) use outcomes::Outcomes;
 
 const STYLE: &str = include_str!("../../assets/dashboard.css");

@@ -140,7 +140,9 @@ impl Oidc {
             .timeout(TIMEOUT)
             .user_agent(concat!("batchwright/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|error| format!("cannot create the HTTP client: {error}"))?;
+            .map_err(|error| {
+                format!("cannot create the HTTP client: {}", batchwright::report(&error))
+            })?;
         let (description, key) = (Mutex::default(), random_word());
         Ok(Self { settings, redirect, http: Http(client), clock, description, key })
     }

@@ -126,7 +126,9 @@ impl Worker {
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("batchwright/", env!("CARGO_PKG_VERSION")))
             .build();
-        let client = client.map_err(|error| format!("cannot create the HTTP client: {error}"))?;
+        let client = client.map_err(|error| {
+            format!("cannot create the HTTP client: {}", batchwright::report(&error))
+        })?;
         let began = nanos(clock.now());
         Ok(Self {
             settings,

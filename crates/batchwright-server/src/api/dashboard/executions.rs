@@ -74,7 +74,7 @@ fn content(
     problem: Option<&str>,
 ) -> Result<Markup, Problem> {
     let list = view.operator().explorer().summaries(&found.executions)?;
-    let jobs = view.operator().queries().job_names()?;
+    let jobs = view.api.job_names.read(view.operator())?;
     let is_operator = view.may(Role::Operator);
     Ok(html! {
         h1 { "Executions" }

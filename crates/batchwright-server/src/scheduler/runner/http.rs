@@ -32,7 +32,9 @@ pub(crate) fn client() -> Result<Client, String> {
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(CONNECT_TIMEOUT)
         .user_agent(concat!("batchwright/", env!("CARGO_PKG_VERSION")));
-    builder.build().map_err(|error| format!("cannot create the HTTP client: {error}"))
+    builder
+        .build()
+        .map_err(|error| format!("cannot create the HTTP client: {}", batchwright::report(&error)))
 }
 
 /// Refuses a URL that cannot be called.
