@@ -108,6 +108,7 @@ fn executions_are_listed_by_a_search_in_words() {
     assert_eq!(ids("stale=true"), [2]);
     assert_eq!(ids("filter=status:stale"), [2]);
     assert_eq!(ids("filter=status:completed&stale=true"), [0; 0]);
+    assert_eq!(ids("filter=status:stale&stale=false"), [0; 0]);
     assert_eq!(ids("stale=false"), [3, 1]);
     database.execute("UPDATE bw_job_execution SET status = 'COMPLETED' WHERE id = 2", []).unwrap();
     assert_eq!(ids("stale=false"), [3, 2, 1]);

@@ -249,3 +249,37 @@ pub fn follow(
     tx.commit()?;
     Ok(answers)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use batchwright::store::schedule::MemorySchedule;
+    use batchwright::testing::SimClock;
+
+    #[test]
+    fn changes_of_one_trigger_in_one_transaction_follow_each_other() {
+        let clock = SimClock::at("2026-11-30T12:00:00Z".parse().unwrap());
+        let now = clock.now().as_microsecond();
+        let plan = |words: &[&str]| When::Recurring(Box::new(Plan::parse(words, now).unwrap()));
+        let set = |words: &[&str]| Request::Set { identifier: "a".to_owned(), when: plan(words) };
+        let christmas = plan(&["cron", "0 2 24 12 *"]);
+        let When::Recurring(ref yearly) = christmas else { panic!("it is a plan") };
+        let slot = yearly.next(now).unwrap();
+        let mut store = MemorySchedule::default();
+        let answers = follow(
+            &mut store,
+            &clock,
+            &[
+                set(&["cron", "0 2 * * *"]),
+                Request::Skip { identifier: "a".to_owned(), slot },
+                set(&["cron", "0 3 * * *"]),
+                set(&["cron", "0 2 24 12 *"]),
+                Request::Get { identifier: "a".to_owned() },
+            ],
+        )
+        .unwrap();
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+        let row = answers.into_iter().next_back().unwrap().unwrap().triggers().remove(0);
+        assert_eq!(row.slot, yearly.next(slot).unwrap(), "the skipped time is left out");
+    }
+}

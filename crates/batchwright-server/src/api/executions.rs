@@ -118,15 +118,15 @@ async fn listed(
     blocking(move || {
         let now = api.operator().clock().now();
         let words = asked.filter.as_deref().unwrap_or_default();
-        let mut search = ExecutionSearch::parse(words, now).map_err(Problem::invalid)?;
+        let mut search = Some(ExecutionSearch::parse(words, now).map_err(Problem::invalid)?);
         if let Some(wanted) = asked.stale {
-            search = search.stale(wanted);
+            search = search.and_then(|search| search.stale(wanted));
             // Only a running one can be stale.
             if wanted && filter.statuses.is_empty() {
                 filter = filter.running();
             }
         }
-        let found = match search.and(&filter) {
+        let found = match search.and_then(|search| search.and(&filter)) {
             Some(search) => search.find(api.operator().queries(), before, limit, now)?,
             None => Found { executions: Vec::new(), next: None },
         };

@@ -15,7 +15,7 @@ use super::plan::Overlap;
 use super::request::{Answer, IDENTIFIER_MAX, LIST_MAX, Request};
 use super::rule::{Rule, Rulebook, Runner};
 use super::time::{self, Micros};
-use super::trigger::{self, Outcome, Refused, SLOTS_KEPT};
+use super::trigger::{self, Outcome, Refused, SLOTS_KEPT, When};
 
 /// A claimed trigger, or a slot of one, whose runner must be called.
 #[derive(Debug, Clone)]
@@ -225,16 +225,18 @@ impl<'u, 's> Group<'u, 's> {
                 if let Err(refused) = valid("identifier", identifier) {
                     return Ok(Err(refused));
                 }
-                let known = self.known(&TriggerKey::of(identifier));
-                let before = known.as_ref().map(|row| (row.slot, row.plan.is_some()));
-                match trigger::set(identifier, known, when, self.now) {
-                    Ok(mut row) => {
-                        // A new plan may have a time that a command has decided.
-                        if before
-                            .is_some_and(|(slot, is_recurring)| is_recurring && slot != row.slot)
-                        {
-                            row = trigger::past_decided(row, &self.slots(identifier)?, self.now);
-                        }
+                let key = TriggerKey::of(identifier);
+                // A new plan of a known trigger may have times that a command has decided. To read them stores earlier changes,
+                // after which the row has another version.
+                let is_new_plan =
+                    |row: TriggerRow| row.plan.is_some() && !trigger::is_same(&row, when);
+                let decided = match (when, self.known(&key).is_some_and(is_new_plan)) {
+                    (When::Recurring(_), true) => self.slots(identifier)?,
+                    _ => Vec::new(),
+                };
+                match trigger::set(identifier, self.known(&key), when, self.now) {
+                    Ok(row) => {
+                        let row = trigger::past_decided(row, &decided, self.now);
                         self.put(row);
                         Ok(Answer::Done)
                     }
@@ -414,7 +416,7 @@ impl<'u, 's> Group<'u, 's> {
                 keys.dedup();
                 self.flush()?;
                 let slots = self.tx.slots(identifier)?;
-                if let Some(refused) = trigger::forgotten(&slots, &keys) {
+                if let Some(refused) = trigger::forgotten(trigger::until(&slots, self.now), &keys) {
                     return Ok(Err(refused));
                 }
                 // Where slots must not run beside each other, they follow one another.
@@ -510,7 +512,9 @@ impl<'u, 's> Group<'u, 's> {
                 Ok(None) => begun.push(row),
                 Ok(Some(plan)) => {
                     let known = self.tx.slots(&row.key.identifier)?;
-                    if let Some(oldest_kept) = known.len().checked_sub(SLOTS_KEPT) {
+                    // Coming times that were skipped are no records of the past.
+                    let past = trigger::until(&known, self.now).len();
+                    if let Some(oldest_kept) = past.checked_sub(SLOTS_KEPT) {
                         let slot = known[oldest_kept].key.occurrence;
                         self.tx.forget_slots(&row.key.identifier, slot)?;
                     }

@@ -168,6 +168,11 @@ pub(super) fn unset(row: &TriggerRow) -> Result<(), Refused> {
     }
 }
 
+/// Returns the slots of `known`, the oldest first, whose times have come.
+pub(super) fn until(known: &[TriggerRow], now: Micros) -> &[TriggerRow] {
+    &known[..known.partition_point(|row| row.key.occurrence <= now)]
+}
+
 /// Refuses slots that are older than the oldest one that is recorded, when older records were removed: whether they were executed
 /// is not known.
 pub(super) fn forgotten(known: &[TriggerRow], keys: &[TriggerKey]) -> Option<Refused> {
@@ -242,9 +247,14 @@ pub(super) fn resume(
         return Ok(vec![row]);
     };
     let mut rows = Vec::new();
-    if row.slot < now && !known.iter().any(|one| one.key.occurrence == row.slot) {
-        let reason = format!("paused from {} to {}", time::show(row.slot), time::show(now));
-        rows.push(skipped(&row.key.identifier, row.slot, now, reason));
+    let has_row = |at: Micros| known.iter().any(|one| one.key.occurrence == at);
+    let mut missed = Some(row.slot);
+    while let Some(at) = missed.filter(|at| *at < now && has_row(*at)) {
+        missed = plan.next(at);
+    }
+    if let Some(first) = missed.filter(|at| *at < now) {
+        let reason = format!("paused from {} to {}", time::show(first), time::show(now));
+        rows.push(skipped(&row.key.identifier, first, now, reason));
     }
     let next = first_open(&plan, known, plan.first(now.max(row.slot)));
     move_on(&mut row, &plan, next, now);
@@ -273,8 +283,13 @@ pub(super) fn skip(
     if row.status != TriggerStatus::Planned {
         return refused(&format!("it is {}", row.status));
     }
-    if slot <= now {
+    // A time that the jitter delays has not fired yet.
+    let is_delayed = |at: Micros| at == row.slot && row.due.is_some_and(|due| due > now);
+    if slot <= now && !is_delayed(slot) {
         return refused("that time has come");
+    }
+    if known.len() - until(known, now).len() >= SLOTS_KEPT {
+        return refused("so many coming times were skipped already; pause the trigger instead");
     }
     // Times are shown without fractions of a second, which those of `every` have.
     let within = if slot % SECOND == 0 { SECOND } else { 1 };
@@ -297,7 +312,14 @@ pub(super) fn skip(
 pub(super) fn next_time(rows: &[TriggerRow], now: Micros) -> Result<Micros, Refused> {
     let own = rows.iter().find(|row| row.key.occurrence == batchwright::store::schedule::TRIGGER);
     let plan = own.map(plan_of).transpose().map_err(Refused::invalid)?.flatten();
-    let next = plan.and_then(|plan| first_open(&plan, rows, plan.next(now)));
+    let delayed = own.filter(|row| {
+        let has_row = rows.iter().any(|one| one.key.occurrence == row.slot);
+        row.status == TriggerStatus::Planned && row.due.is_some_and(|due| due > now) && !has_row
+    });
+    let next = plan.and_then(|plan| match delayed {
+        Some(row) => Some(row.slot),
+        None => first_open(&plan, rows, plan.next(now)),
+    });
     let once = || Refused::invalid("the trigger has no plan, or its plan has no further time");
     next.ok_or_else(once)
 }

@@ -136,21 +136,27 @@ const LOG_LOOK_INTERVAL: u32 = 256;
 /// busy readers leave few.
 const LOG_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
+/// How long a commit waits for readers to leave a large log. A reader that stays longer, such as a step that reads this file, is
+/// not waited for: the log grows, and is begun anew later.
+const LOG_TIMEOUT: Duration = Duration::from_millis(50);
+
 /// A connection to a SQLite file.
 pub(super) struct SqliteSession {
     connection: Connection,
     place: Arc<str>,
     /// Commits since the last look at the log.
     commits: u32,
+    /// Size above which the log is begun anew.
+    log_max: u64,
 }
 
 impl SqliteSession {
     pub(super) fn new(connection: Connection, place: Arc<str>) -> Self {
-        Self { connection, place, commits: 0 }
+        Self { connection, place, commits: 0, log_max: LOG_BYTES_MAX }
     }
 
-    /// Begins the write-ahead log anew when it has become large: waits for the readers that are in it, and lets new ones read
-    /// the file. That it cannot be done now is tried again later.
+    /// Begins the write-ahead log anew when it has become large: waits a moment for the readers that are in it, and lets new ones
+    /// read the file. When a reader stays, it is tried again when the log has become larger still.
     fn bound_log(&mut self) {
         self.commits += 1;
         if self.commits < LOG_LOOK_INTERVAL {
@@ -159,15 +165,27 @@ impl SqliteSession {
         self.commits = 0;
         let log = self.connection.path().map(|path| format!("{path}-wal"));
         let length = log.and_then(|log| std::fs::metadata(log).ok()).map_or(0, |log| log.len());
-        if length > LOG_BYTES_MAX {
-            let truncated =
-                self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-            if let Err(error) = truncated {
-                tracing::debug!(%error, length, "the write-ahead log cannot be begun anew now");
-            }
+        if length <= self.log_max {
+            return;
         }
+        let begun_anew = self.begin_log_anew().unwrap_or_else(|error| {
+            tracing::debug!(%error, length, "the write-ahead log cannot be begun anew now");
+            false
+        });
+        self.log_max = if begun_anew { LOG_BYTES_MAX } else { length + LOG_BYTES_MAX };
     }
 
+    /// Returns whether no reader was in the log.
+    fn begin_log_anew(&self) -> rusqlite::Result<bool> {
+        self.connection.busy_timeout(LOG_TIMEOUT)?;
+        let is_busy =
+            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+        self.connection.busy_timeout(BUSY_TIMEOUT)?;
+        is_busy.map(|is_busy: i64| is_busy == 0)
+    }
+}
+
+impl SqliteSession {
     fn checked<T>(&self, result: rusqlite::Result<T>) -> Result<T, SqlError> {
         result.map_err(|error| SqlError::from(error).at(&self.place))
     }

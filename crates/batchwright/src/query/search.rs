@@ -156,11 +156,12 @@ impl ExecutionSearch {
         Some(self)
     }
 
-    /// Accepts only executions whose owner is lost, or only the others.
+    /// Accepts only executions whose owner is lost, or only the others, of those that the search accepts; `None` when it accepts
+    /// none of them.
     #[must_use]
-    pub fn stale(mut self, wanted: bool) -> Self {
-        self.is_stale = Some(wanted);
-        self
+    pub fn stale(mut self, wanted: bool) -> Option<Self> {
+        self.is_stale = either(self.is_stale, Some(wanted))?;
+        Some(self)
     }
 
     /// Returns the conditions that the store checks itself.
@@ -338,6 +339,7 @@ mod tests {
         assert!(narrowed.filter.newest_of_instance && narrowed.by.is_some());
         assert_eq!(search().and(&ExecutionFilter::default()), Some(search()));
         assert_eq!(search().and(&ExecutionFilter::of_job("b")), None);
+        assert_eq!(search().stale(true).unwrap().stale(false), None);
         assert_eq!(search().and(&ExecutionFilter::default().running()), None);
         let other = ExecutionFilter { since: Some(at("2026-11-01T00:00:00Z")), ..filter };
         assert_eq!(search().and(&other).unwrap().filter.since, search().filter.since);
@@ -360,7 +362,7 @@ mod tests {
         let first = search.find(&store, None, 5, now).unwrap();
         let second = search.find(&store, first.next, 100, now).unwrap();
         assert_eq!((first.executions.len(), second.executions.len(), second.next), (5, 7, None));
-        let others = ExecutionSearch::parse("param.n:42", now).unwrap().stale(false);
+        let others = ExecutionSearch::parse("param.n:42", now).unwrap().stale(false).unwrap();
         assert_eq!(others.find(&store, None, 100, now).unwrap().executions.len(), 12);
         let nothing = ExecutionSearch::parse("by:paul", now).unwrap();
         assert_eq!(nothing.find(&store, None, 5, now).unwrap().executions, []);

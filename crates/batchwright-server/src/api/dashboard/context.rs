@@ -15,8 +15,8 @@ use super::view::View;
 /// Letters of a context that are shown, and most contexts of steps.
 const LETTERS_SHOWN: usize = 20_000;
 const STEPS_SHOWN: usize = 20;
-/// Longest context that a form takes.
-const BYTES_MAX: usize = 256 * 1024;
+/// Longest context that a form takes: it sends it twice, with up to three bytes for each, and a request has 1 MiB.
+const BYTES_MAX: usize = 64 * 1024;
 
 /// The contexts of the steps that have one, by the name of the step.
 pub(super) type StepContexts = Vec<(String, String)>;

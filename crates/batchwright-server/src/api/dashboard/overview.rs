@@ -52,7 +52,8 @@ impl Triggers {
         let next = scheduler.read(Request::Upcoming { limit }).await?.triggers();
         let mut ended = scheduler.read(Request::Ended { since, limit }).await?.triggers();
         // A coming time that was skipped has not fired.
-        ended.retain(|row| row.slot <= now.as_microsecond());
+        ended
+            .retain(|row| row.status != TriggerStatus::Skipped || row.slot <= now.as_microsecond());
         let rules = Rulebook::new(scheduler.read(Request::Rules).await?.rules());
         Ok(Self { problem: None, next, ended, rules })
     }

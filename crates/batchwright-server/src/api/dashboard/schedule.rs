@@ -1,5 +1,6 @@
 //! The schedule: what fires next, what fired, the triggers and the rules.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::extract::{Path, Query};
@@ -157,12 +158,20 @@ fn calendar(past: &[TriggerRow], triggers: &[TriggerRow], now: Timestamp) -> Vec
         }
     }
     let end = (first + WEEKS * 7) * DAY_MICROS;
+    let skipped: HashSet<_> = past
+        .iter()
+        .filter(|row| row.status == TriggerStatus::Skipped)
+        .map(|row| (&*row.key.identifier, row.slot))
+        .collect();
     for row in triggers.iter().filter(|row| row.status == TriggerStatus::Planned) {
         let plan = plan_of(row).ok().flatten();
         let (mut slot, mut counted) = (Some(row.slot), 0);
         while let Some(at) = slot.filter(|at| *at < end && counted < PLANNED_MAX) {
             counted += 1;
-            if let Some(day) = index(at).and_then(|index| days.get_mut(index)) {
+            let is_planned = !skipped.contains(&(&*row.key.identifier, at));
+            if let Some(day) = index(at).and_then(|index| days.get_mut(index))
+                && is_planned
+            {
                 day.planned += 1;
             }
             slot = plan.as_ref().and_then(|plan| plan.next(at));

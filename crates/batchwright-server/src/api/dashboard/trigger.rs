@@ -37,7 +37,7 @@ pub(super) async fn page(view: View, Path(identifier): Path<String>) -> Result<R
     let plan = plan_of(&own).map_err(Problem::invalid)?;
     let explained = plan.map(|plan| explain(&identifier, &plan, &rows, now, NEXT));
     // What was decided of coming times is beside the next fires.
-    rows.retain(|row| row.slot <= now || row.ended_at.is_none());
+    rows.retain(|row| row.slot <= now || row.status != TriggerStatus::Skipped);
     let rules = Rulebook::new(view.api.scheduler()?.read(Request::Rules).await?.rules());
     let content =
         content(&view, &own, rules.find(&identifier).map(Arc::as_ref), &rows, explained.as_ref());

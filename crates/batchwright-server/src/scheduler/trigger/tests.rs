@@ -245,6 +245,21 @@ fn slots_that_passed_during_a_pause_are_told() {
     assert_eq!((rows[1].status, rows[1].slot), (TriggerStatus::Planned, NOW));
 }
 
+fn trigger_of(plan: &str, slot: Micros) -> TriggerRow {
+    let mut trigger = row(TriggerStatus::Planned);
+    (trigger.slot, trigger.plan) = (slot, Some(plan.to_owned()));
+    trigger
+}
+
+#[test]
+fn a_pause_is_recorded_from_its_first_slot_without_a_row() {
+    let mut paused = trigger_of("every 1m from 1970-01-01T00:00:00Z", NOW - 3 * MINUTE);
+    (paused.status, paused.due) = (TriggerStatus::Paused, None);
+    let fired = TriggerRow::planned(TriggerKey::of_slot("a", paused.slot), paused.slot);
+    let rows = resume(paused, &[fired], NOW).unwrap();
+    assert_eq!((rows.len(), rows[0].slot), (2, NOW - 2 * MINUTE));
+}
+
 #[test]
 fn a_skipped_time_does_not_fire_and_does_not_become_the_next_one_again() {
     let text = "every 1m from 1970-01-01T00:00:00Z";
@@ -277,6 +292,17 @@ fn a_skipped_time_does_not_fire_and_does_not_become_the_next_one_again() {
     // Where the trigger reaches it nevertheless, it does not fire.
     let decided = slots(trigger, &plan(text), known, slot, Duration::from_secs(60));
     assert_eq!((decided.fire.len(), decided.rows.len()), (0, 1));
+    // One that its jitter delays has not fired yet.
+    let mut delayed = trigger_of(text, slot - MINUTE);
+    delayed.due = Some(NOW + 1);
+    assert_eq!(next_time(std::slice::from_ref(&delayed), NOW).unwrap(), slot - MINUTE);
+    let rows = skip(delayed, &[], slot - MINUTE, NOW).unwrap();
+    assert_eq!((rows[0].slot, rows[1].slot), (slot - MINUTE, slot));
+    let many: Vec<_> = (1..=100)
+        .map(|n| TriggerRow::planned(TriggerKey::of_slot("a", NOW + n), NOW + n))
+        .collect();
+    let refused = skip(trigger_of(text, slot), &many, slot, NOW).unwrap_err();
+    assert!(refused.message.contains("pause the trigger"), "{}", refused.message);
     let once = TriggerRow::planned(TriggerKey::of("once"), NOW + MINUTE);
     assert!(skip(once, &[], NOW + MINUTE, NOW).unwrap_err().message.contains("fires once"));
 }
