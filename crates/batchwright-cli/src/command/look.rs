@@ -90,7 +90,7 @@ pub(super) fn executions(
     let before = args.before.map(ExecutionId);
     let found = match search.and(&filter) {
         Some(search) => search.find(app.operator.queries(), before, args.limit, now)?,
-        None => Found { executions: Vec::new(), next: None },
+        None => Found::default(),
     };
     let summaries = app.operator.explorer().summaries(&found.executions)?;
     let header = ["EXECUTION", "JOB", "STATUS", "EXIT", "SKIPPED", "CREATED", "PARAMETERS"];

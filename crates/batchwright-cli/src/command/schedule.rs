@@ -93,7 +93,7 @@ fn skip(
         Some(text) => Request::Skip { identifier: identifier.to_owned(), slot: slot(text)? },
         None => {
             let history = Request::History { identifier: identifier.to_owned() };
-            Request::skip_next(identifier, &ask(global, &[history])?, now)
+            Request::skip_next(identifier, ask(global, &[history])?, now)
                 .map_err(CliError::Schedule)?
         }
     };

@@ -128,7 +128,7 @@ async fn listed(
         }
         let found = match search.and_then(|search| search.and(&filter)) {
             Some(search) => search.find(api.operator().queries(), before, limit, now)?,
-            None => Found { executions: Vec::new(), next: None },
+            None => Found::default(),
         };
         let Found { executions: items, next } = found;
         let next_cursor = next.map(|id| cursor_of(&id.0));

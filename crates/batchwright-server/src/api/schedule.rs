@@ -299,7 +299,7 @@ pub(super) async fn skip(
         None => {
             let history = Request::History { identifier: id.clone() };
             let history = api.scheduler()?.read(history).await?;
-            Request::skip_next(&id, &history, api.operator().clock().now().as_microsecond())?
+            Request::skip_next(&id, history, api.operator().clock().now().as_microsecond())?
         }
     };
     api.command(&caller, skip).await?;

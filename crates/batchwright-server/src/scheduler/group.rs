@@ -414,8 +414,7 @@ impl<'u, 's> Group<'u, 's> {
                 let mut keys: Vec<_> = slots.iter().map(key).collect();
                 keys.sort_unstable();
                 keys.dedup();
-                self.flush()?;
-                let slots = self.tx.slots(identifier)?;
+                let slots = self.slots(identifier)?;
                 if let Some(refused) = trigger::forgotten(trigger::until(&slots, self.now), &keys) {
                     return Ok(Err(refused));
                 }

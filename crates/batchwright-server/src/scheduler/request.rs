@@ -133,12 +133,8 @@ impl Request {
     /// # Errors
     ///
     /// When the trigger has no further time.
-    pub fn skip_next(identifier: &str, history: &Answer, now: Micros) -> Result<Self, Refused> {
-        let rows = match history {
-            Answer::Triggers(rows) => &rows[..],
-            Answer::Done | Answer::Rules(_) | Answer::Servers(_) => &[],
-        };
-        let slot = super::trigger::next_time(rows, now)?;
+    pub fn skip_next(identifier: &str, history: Answer, now: Micros) -> Result<Self, Refused> {
+        let slot = super::trigger::next_time(&history.triggers(), now)?;
         Ok(Self::Skip { identifier: identifier.to_owned(), slot })
     }
 

@@ -183,9 +183,7 @@ impl SqliteSession {
         self.connection.busy_timeout(BUSY_TIMEOUT)?;
         is_busy.map(|is_busy: i64| is_busy == 0)
     }
-}
 
-impl SqliteSession {
     fn checked<T>(&self, result: rusqlite::Result<T>) -> Result<T, SqlError> {
         result.map_err(|error| SqlError::from(error).at(&self.place))
     }

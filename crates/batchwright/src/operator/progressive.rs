@@ -217,7 +217,7 @@ impl ProgressiveOperator<'_> {
         token: Option<&str>,
     ) -> Result<UnitProgress, SliceError> {
         let (execution, state) = self.progressive_state(id, token)?;
-        Ok(UnitProgress::new(&execution, &state.row, &state.lanes, &state.segments))
+        Ok(UnitProgress::of(&execution, &state))
     }
 
     /// Returns the final response of execution `id`; `None` before it is stored. An acknowledged response has

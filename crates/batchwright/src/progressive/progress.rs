@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::timing::UnitTimes;
 use crate::execution::{BatchStatus, ExecutionId, JobExecution};
 use crate::scope::StepScope;
-use crate::store::{Lane, ProgressiveExecution, Segment};
+use crate::store::{Lane, ProgressiveExecution, ProgressiveState, Segment};
 
 /// The units of an execution that ended: what its final response is made from, besides the value.
 #[derive(Debug, Clone, Serialize)]
@@ -57,6 +57,11 @@ pub struct UnitProgress {
 }
 
 impl UnitProgress {
+    /// Returns the progress of an execution whose state was read.
+    pub fn of(execution: &JobExecution, state: &ProgressiveState) -> Self {
+        Self::new(execution, &state.row, &state.lanes, &state.segments)
+    }
+
     pub(crate) fn new(
         execution: &JobExecution,
         row: &ProgressiveExecution,

@@ -49,7 +49,7 @@ pub struct ExecutionSearch {
 }
 
 /// The executions that a search has found.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Found {
     /// The executions, newest first.
     pub executions: Vec<JobExecution>,

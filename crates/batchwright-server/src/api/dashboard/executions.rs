@@ -43,14 +43,13 @@ pub(super) struct Asked {
 
 pub(super) async fn page(view: View, Query(asked): Query<Asked>) -> Result<Response, Problem> {
     view.write(move |view| {
-        let nothing = Found { executions: Vec::new(), next: None };
         let (found, problem, is_live) = match ExecutionSearch::parse(&asked.q, view.now) {
             Ok(search) => {
                 let found = find(view, &search, asked.before.map(ExecutionId))?;
                 // A search that reads many rows is not repeated by itself.
                 (found, None, search.is_exact() || asked.q == "status:stale")
             }
-            Err(problem) => (nothing, Some(problem), false),
+            Err(problem) => (Found::default(), Some(problem), false),
         };
         let content = content(view, &asked, &found, problem.as_deref())?;
         let content = html! { (content) @if !is_live { span data-still="" hidden {} } };

@@ -14,7 +14,7 @@ use super::outcomes::{Counted, PERIOD};
 use super::parts::{ago, count_of, cut, executions, job_path, micros, number};
 use super::view::View;
 use super::{chart, parts, schedule};
-use crate::scheduler::{Request, Rulebook};
+use crate::scheduler::{Request, Rule, Rulebook};
 
 /// Most rows of each list of the page.
 const ROWS_MAX: usize = 20;
@@ -34,7 +34,7 @@ pub(super) struct Triggers {
     pub(super) problem: Option<String>,
     pub(super) next: Vec<TriggerRow>,
     pub(super) ended: Vec<TriggerRow>,
-    pub(super) rules: Rulebook,
+    pub(super) rules: Vec<Rule>,
 }
 
 impl Triggers {
@@ -54,7 +54,7 @@ impl Triggers {
         // A coming time that was skipped has not fired.
         ended
             .retain(|row| row.status != TriggerStatus::Skipped || row.slot <= now.as_microsecond());
-        let rules = Rulebook::new(scheduler.read(Request::Rules).await?.rules());
+        let rules = scheduler.read(Request::Rules).await?.rules();
         Ok(Self { problem: None, next, ended, rules })
     }
 
@@ -132,7 +132,7 @@ fn content(view: &View, facts: &Facts, triggers: &Triggers) -> Markup {
     let next = triggers.next.iter().find_map(|row| row.due).map(micros);
     html! {
         h1 { "Overview" }
-        @if view.api.server().drained {
+        @if view.api.jobs.is_drained() {
             p.notice { "This server is drained: it begins no execution and fires no trigger. " a href=(view.url("/workers")) { "Workers" } }
         }
         ul.numbers {
@@ -166,7 +166,10 @@ fn content(view: &View, facts: &Facts, triggers: &Triggers) -> Markup {
             h2 #next { "Next fires" }
             @if let Some(problem) = &triggers.problem { p.empty { (problem) } }
             @else if triggers.next.is_empty() { p.empty { "Nothing is planned. " a href=(view.url("/schedule")) { "Plan a trigger" } "." } }
-            @else { (schedule::fires(view, &triggers.next[..triggers.next.len().min(ROWS_MAX)], Some(&triggers.rules))) }
+            @else {
+                @let rules = Rulebook::new(triggers.rules.clone());
+                (schedule::fires(view, &triggers.next[..triggers.next.len().min(ROWS_MAX)], Some(&rules)))
+            }
         }
     }
 }

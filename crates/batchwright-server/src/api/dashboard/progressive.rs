@@ -29,16 +29,16 @@ pub(super) struct Progress {
 impl Progress {
     /// Returns the progress of an execution; `None` when it is not progressive, or for the owner of its token only.
     pub(super) fn read(view: &View, id: ExecutionId) -> Result<Option<Self>, Problem> {
-        let progressive = view.operator().progressive();
-        let state = match progressive.progressive_state(id, None) {
-            Ok((_, state)) => state,
+        match view.operator().progressive().progressive_state(id, None) {
+            Ok((execution, state)) => {
+                Ok(Some(Self { units: UnitProgress::of(&execution, &state), state }))
+            }
             Err(
                 SliceError::NotProgressive { .. }
                 | SliceError::Operator(OperatorError::Refused(Refusal::WrongOwner { .. })),
-            ) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        Ok(Some(Self { units: progressive.units_progress(id, None)?, state }))
+            ) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn units(&self) -> Markup {

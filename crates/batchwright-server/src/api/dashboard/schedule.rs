@@ -30,6 +30,7 @@ const FIRES: usize = 20;
 /// Weeks of the calendar, from Monday on: so many before the present one, and all.
 const WEEKS_BEFORE: i64 = 3;
 const WEEKS: i64 = 6;
+const DAY_MICROS: i64 = 86_400_000_000;
 /// Most future fires of a trigger in the calendar.
 const PLANNED_MAX: usize = 1_000;
 
@@ -56,7 +57,6 @@ pub(super) async fn page(view: View, Query(asked): Query<Asked>) -> Result<Respo
     let list =
         Request::List { prefix: asked.prefix.clone(), limit: ROWS + 1, after: asked.after.clone() };
     let triggers = scheduler.read(list).await?.triggers();
-    let rules = scheduler.read(Request::Rules).await?.rules();
     let since = first_day(view.now) * DAY_MICROS;
     let mut past = scheduler.read(Request::Ended { since, limit: LIST_MAX }).await?.triggers();
     past.retain(|row| row.key.identifier.starts_with(&asked.prefix));
@@ -67,7 +67,7 @@ pub(super) async fn page(view: View, Query(asked): Query<Asked>) -> Result<Respo
         Ok((triggers, days))
     })
     .await?;
-    let content = content(&view, &asked, &facts, &triggers, &rules, &days);
+    let content = content(&view, &asked, &facts, &triggers, &days);
     Ok(view.layout("Schedule", &content))
 }
 
@@ -76,16 +76,16 @@ fn content(
     asked: &Asked,
     facts: &Triggers,
     triggers: &[TriggerRow],
-    rules: &[Rule],
     days: &[Day],
 ) -> Markup {
+    let rules = Rulebook::new(facts.rules.clone());
     let shown = &triggers[..triggers.len().min(ROWS)];
     html! {
         h1 { "Schedule" }
         section.wide aria-labelledby="calendar" { h2 #calendar { "Calendar" } (days_table(days)) p.hint { "✓ executed, ✕ failed, – skipped, … planned. Days in UTC. What fired: the newest records, at most 100 of a trigger. What will fire: the triggers listed below, the next " (PLANNED_MAX) " times of each; " b { "+" } " marks days with further ones." } }
         section aria-labelledby="next" {
             h2 #next { "Next fires" }
-            @if facts.next.is_empty() { p.empty { "Nothing is planned." } } @else { (fires(view, &facts.next, Some(&facts.rules))) }
+            @if facts.next.is_empty() { p.empty { "Nothing is planned." } } @else { (fires(view, &facts.next, Some(&rules))) }
         }
         section aria-labelledby="fired" {
             h2 #fired { "Fired in the last 24 hours" }
@@ -97,17 +97,15 @@ fn content(
                 label for="prefix" { "Names that begin with" } input #prefix type="search" name="prefix" value=(asked.prefix); button { "Show" }
             }
             @if shown.is_empty() { p.empty { "No trigger" @if !asked.prefix.is_empty() { " has a name that begins with " code { (asked.prefix) } } "." } }
-            @else { (triggers_table(view, shown, &facts.rules)) }
+            @else { (triggers_table(view, shown, &rules)) }
             @if triggers.len() > ROWS {
                 @if let Some(last) = shown.last() { div.pager { a.button rel="next" href=(view.url(&format!("/schedule?prefix={}&after={}", percent(&asked.prefix), percent(&last.key.identifier)))) { "Further triggers" } } }
             }
             @if view.may(Role::Operator) { (set_form(view)) }
         }
-        (rules_section(view, rules))
+        (rules_section(view, &facts.rules))
     }
 }
-
-const DAY_MICROS: i64 = 86_400_000_000;
 
 /// Returns the first day of the calendar, in days since 1970: a Monday.
 fn first_day(now: Timestamp) -> i64 {

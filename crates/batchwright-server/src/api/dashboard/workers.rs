@@ -163,7 +163,7 @@ fn content(
 fn why(view: &View, one: &JobExecution, jobs: &[String]) -> &'static str {
     if !jobs.contains(&one.job) {
         "this server does not have the job; a server or worker that has it must run"
-    } else if view.api.server().drained {
+    } else if view.api.jobs.is_drained() {
         "this server is drained and begins nothing"
     } else if !view.api.has_worker() {
         "this program has no worker"
